@@ -1,0 +1,278 @@
+"""The ground floor: frozen data that all parts share. No I/O, no behaviour beyond small derivations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+Json: TypeAlias = Any
+"""A value made of dict, list, str, int, float, bool and None."""
+
+Scope: TypeAlias = Literal["org", "merchant", "users"]
+
+LOCALES: tuple[str, ...] = ("en", "vi")
+"""The shipped languages; the first is the last resort."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a record stands in its source: `topic/partition/offset`."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message of a source, undecoded (CONTRACT §3)."""
+
+    position: Position
+    key: str | None
+    value: bytes
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """One decoded, validated activity message. `id` is eventId, the `ce_id` header or the position."""
+
+    id: str
+    type: str
+    scope: Scope
+    actor_id: str
+    actor: Mapping[str, Json]
+    organizer_id: str
+    merchant_id: str | None
+    recipient_ids: tuple[str, ...]
+    data: Mapping[str, Json]
+    subject: str | None
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Whom a scope names: the key of a membership look-up. `merchant_id` is None for scope `org`."""
+
+    organizer_id: str
+    merchant_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A rendered notification for one recipient, not yet written: the store gives id, rev and time."""
+
+    recipient_id: str
+    activity_id: str
+    type: str
+    organizer_id: str | None
+    merchant_id: str | None
+    subject: str | None
+    locale: str
+    content: str
+    content_html: str
+    action_url: str | None
+    data: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One row of `activity_notification`. `rev` is the recipient's revision that created it."""
+
+    id: int
+    recipient_id: str
+    rev: int
+    changed_rev: int
+    activity_id: str
+    type: str
+    organizer_id: str | None
+    merchant_id: str | None
+    subject: str | None
+    locale: str
+    content: str
+    content_html: str
+    action_url: str | None
+    data: Mapping[str, Json]
+    is_read: bool
+    read_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The state of one inbox at a revision. A recipient never written to has Head(id, 0, 0, 0)."""
+
+    recipient_id: str
+    rev: int
+    total: int
+    unread: int
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A row came into being. `unread` and `total` are the counts at exactly this `rev`."""
+
+    recipient_id: str
+    rev: int
+    unread: int
+    total: int
+    notification: Notification
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Rows became read. Either `ids` names them, or `up_to_rev` says: every row whose `rev` is at most
+    this, of `type` and `subject` where those are given. `origin` is the client that asked, if known."""
+
+    recipient_id: str
+    rev: int
+    unread: int
+    total: int
+    ids: tuple[int, ...] | None
+    up_to_rev: int | None
+    type: str | None
+    subject: str | None
+    read_at: datetime
+    origin: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Rows were deleted (softly)."""
+
+    recipient_id: str
+    rev: int
+    unread: int
+    total: int
+    ids: tuple[int, ...]
+
+
+Change: TypeAlias = Created | Read | Deleted
+"""One step of a recipient's inbox log; revisions of one recipient have no gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a recipient missed: the head, and the changes right after a revision, ascending, no gap.
+
+    `changes` may stop before `head.rev` (the limit of the read)."""
+
+    head: Head
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InboxFilter:
+    """Which of a recipient's rows. None means: any."""
+
+    is_read: bool | None = None
+    type: str | None = None
+    organizer_id: str | None = None
+    merchant_id: str | None = None
+    subject: str | None = None
+    created_from: datetime | None = None
+    """inclusive"""
+    created_to: datetime | None = None
+    """exclusive"""
+
+
+@dataclass(frozen=True, slots=True)
+class InboxPage:
+    """One page, newest first (descending `rev`). All numbers are of one snapshot of the store."""
+
+    rows: tuple[Notification, ...]
+    matching: int
+    head: Head
+    next_before_rev: int | None
+    """the page after this one starts below this rev; None on the last page"""
+
+
+@dataclass(frozen=True, slots=True)
+class Memberships:
+    """Of one user. `organizers` includes those of the merchants that the user is a member of."""
+
+    organizers: frozenset[str]
+    merchants: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a verified token speaks for. `permissions` and `roles` come from the embedded issuer only."""
+
+    user_id: str
+    token_id: str | None
+    expires_at: datetime
+    permissions: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be handled, with its error and position. `id` is 0 until stored."""
+
+    id: int
+    position: Position
+    key: str | None
+    value: bytes
+    headers: Mapping[str, bytes]
+    error: str
+    created_at: datetime | None = None
+
+
+TargetKind: TypeAlias = Literal["client", "user", "room", "broadcast"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """One send to a client, a user, a room or all: what CONTRACT §2 puts on Redis.
+
+    `data` is the raw JSON text of the event's data: encoded once, then only copied."""
+
+    kind: TargetKind
+    target: str | None
+    event: str
+    data: bytes
+    exclude: frozenset[str] = frozenset()
+    server_id: str | None = None
+    """the sender, on a received message; None on one of our own that is not sent yet"""
+
+
+@dataclass(frozen=True, slots=True)
+class Organizer:
+    id: str
+    locale: str | None
+    merchants: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """`merchant_id` None: a membership in the organization itself."""
+
+    user_id: str
+    organizer_id: str
+    merchant_id: str | None
+    role: str
+    locale: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Exactly one of `role` and `permission` is set."""
+
+    user_id: str
+    role: str | None
+    permission: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """What `nx-signal members load` writes (CONTRACT §6)."""
+
+    organizers: Sequence[Organizer]
+    members: Sequence[Member]
+    grants: Sequence[Grant]
