@@ -101,9 +101,7 @@ def _text(text: str) -> str:
     return text
 
 
-def _setting(
-    env: str, default: Any, parse: Callable[[str], Any], help: str, *, secret: bool = False
-) -> Any:
+def _setting(env: str, default: Any, parse: Callable[[str], Any], help: str, *, secret: bool = False) -> Any:
     metadata = {"env": f"APP_ENV_{env}", "parse": parse, "help": help, "secret": secret}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
@@ -222,9 +220,7 @@ class Settings:
     )
 
     @classmethod
-    def load(
-        cls, flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None
-    ) -> Settings:
+    def load(cls, flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> Settings:
         """A flag wins over its variable; an empty variable counts as unset.
 
         `flags` maps field names to raw text. Raises SettingsError naming the variable or flag."""

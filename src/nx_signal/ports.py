@@ -175,9 +175,7 @@ class Source(Protocol):
     def name(self) -> str:
         """as /readyz and the logs call it"""
 
-    async def run(
-        self, batches: trio.MemorySendChannel[Batch], task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def run(self, batches: trio.MemorySendChannel[Batch], task_status: trio.TaskStatus[None]) -> None:
         """Send batches until cancelled; `started()` once it is connected and reading.
 
         Waits while the channel is full (and stays a member of its group meanwhile). Commits what was

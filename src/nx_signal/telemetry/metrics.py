@@ -21,12 +21,14 @@ class Metrics:
         self.connections = Gauge("signal_connections", "Open TCP connections", registry=r)
         self.clients = Gauge("signal_clients", "Authenticated stream clients", registry=r)
         self.handshakes = Counter("signal_handshakes", "Handshakes by outcome", ["outcome"], registry=r)
-        self.frames = Counter("signal_frames", "Frames pushed by kind", ["kind"], registry=r)  # inbox, ephemeral
+        self.frames = Counter("signal_frames", "Frames pushed by kind", ["kind"], registry=r)
         self.frames_dropped = Counter(
             "signal_frames_dropped", "Frames not queued for slow clients, by kind", ["kind"], registry=r
         )
         self.heals = Counter("signal_heals", "Sessions caught up from the store", registry=r)
-        self.closes = Counter("signal_closes", "Stream connections closed by the server", ["code"], registry=r)
+        self.closes = Counter(
+            "signal_closes", "Stream connections closed by the server", ["code"], registry=r
+        )
         self.relay_published = Counter("signal_relay_published", "Messages handed to the relay", registry=r)
         self.relay_dropped = Counter(
             "signal_relay_dropped", "Messages that the relay had no room for", registry=r
