@@ -1,0 +1,194 @@
+"""A client of the REST API (CONTRACT §4): one user's inbox, and publishing activities."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TypeVar
+
+import httpx
+import msgspec
+
+from nx_signal.errors import SignalError, Unavailable
+from nx_signal.model import Json
+
+BASE = "/v1/api/signal"
+TIMEOUT_S = 30.0
+
+T = TypeVar("T")
+
+
+class RestRefused(SignalError):
+    """The server answers with an error that trying again does not mend (RFC 9457: `code`, `detail`)."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"The server refuses with HTTP status {status} ({code}): {detail}")
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class RestUnavailable(Unavailable):
+    """The server cannot be reached, or says that it is not ready; `retry_after_s` where it says so."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Item(msgspec.Struct, frozen=True, rename="camel"):
+    """One notification."""
+
+    id: str
+    recipient_id: str
+    type: str
+    organizer_id: str | None
+    merchant_id: str | None
+    subject: str | None
+    content: str
+    content_html: str
+    locale: str
+    action_url: str | None
+    data: Json
+    is_read: bool
+    read_at: datetime | None
+    rev: int
+    created_at: datetime
+
+
+class Page(msgspec.Struct, frozen=True, rename="camel"):
+    """Newest first; all numbers are of one moment."""
+
+    data: list[Item]
+    total: int
+    unread: int
+    rev: int
+    next_cursor: str | None
+
+
+class Count(msgspec.Struct, frozen=True, rename="camel"):
+    count: int
+    total: int
+    unread: int
+    rev: int
+
+
+class MarkedAll(msgspec.Struct, frozen=True, rename="camel"):
+    updated: int
+    unread: int
+    rev: int
+    read_at: datetime | None
+
+
+class Accepted(msgspec.Struct, frozen=True, rename="camel"):
+    event_id: str
+
+
+class AcceptedAll(msgspec.Struct, frozen=True, rename="camel"):
+    accepted: list[Accepted]
+
+
+class Rest:
+    """The API as the bearer of one token. Obtain by `open_rest`."""
+
+    def __init__(self, http: httpx.AsyncClient, url: str) -> None:
+        self._http = http
+        self._url = url
+
+    async def list(self, *, limit: int = 20, cursor: str | None = None, **where: str) -> Page:
+        """`where`: isRead, type, organizerId, merchantId, subject, from, to."""
+        query = {"limit": str(limit), **where}
+        if cursor is not None:
+            query["cursor"] = cursor
+        return await self._call(Page, "GET", "/notifications", query=query)
+
+    async def count(self, **where: str) -> Count:
+        return await self._call(Count, "GET", "/notifications/count", query=where)
+
+    async def get(self, id: str) -> Item:
+        return await self._call(Item, "GET", f"/notifications/{id}")
+
+    async def mark_read(self, id: str) -> Item:
+        return await self._call(Item, "PATCH", f"/notifications/{id}/mark-read")
+
+    async def mark_all_read(
+        self, up_to_rev: int | None = None, *, type: str | None = None, subject: str | None = None
+    ) -> MarkedAll:
+        body = {"upToRev": up_to_rev, "type": type, "subject": subject}
+        body = {name: value for name, value in body.items() if value is not None}
+        return await self._call(MarkedAll, "PATCH", "/notifications/mark-all-read", body=body)
+
+    async def delete(self, id: str) -> None:
+        await self._send("DELETE", f"/notifications/{id}")
+
+    async def publish(self, messages: Sequence[Mapping[str, Json]]) -> Sequence[str]:
+        """The event ids, once all of them are durable."""
+        answer = await self._call(AcceptedAll, "POST", "/activities", body=messages)
+        return [one.event_id for one in answer.accepted]
+
+    async def _call(
+        self,
+        type: type[T],
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Json = None,
+    ) -> T:
+        answer = await self._send(method, path, query=query, body=body)
+        try:
+            return msgspec.json.decode(answer.content, type=type)
+        except msgspec.DecodeError as error:
+            raise RestRefused(answer.status_code, "not_understood", f"unexpected answer: {error}.") from None
+
+    async def _send(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Json = None
+    ) -> httpx.Response:
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            answer = await self._http.request(
+                method, BASE + path, params=query, content=content, headers=headers
+            )
+        except httpx.TransportError as error:
+            why = str(error) or type(error).__name__
+            raise RestUnavailable(f"{self._url} cannot be reached: {why}") from None
+        if answer.is_success:
+            return answer
+        code, detail = _problem(answer)
+        if answer.status_code in (429, 502, 503, 504):
+            raise RestUnavailable(
+                f"{self._url} is not ready ({answer.status_code}, {code}): {detail}", _retry_after_s(answer)
+            )
+        raise RestRefused(answer.status_code, code, detail)
+
+
+@asynccontextmanager
+async def open_rest(url: str, token: str, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Rest]:
+    """`url`: http://host:port, without the base path. Connects at the first call.
+
+    Takes no proxy from the environment: the service is on one's own network."""
+    async with httpx.AsyncClient(
+        base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=timeout_s, trust_env=False
+    ) as http:
+        yield Rest(http, url)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    code: str = "unknown"
+    title: str = ""
+    detail: str = ""
+
+
+def _problem(answer: httpx.Response) -> tuple[str, str]:
+    try:
+        problem = msgspec.json.decode(answer.content, type=Problem)
+    except msgspec.DecodeError:
+        problem = Problem()
+    return problem.code, problem.detail or problem.title or answer.reason_phrase
+
+
+def _retry_after_s(answer: httpx.Response) -> float | None:
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else None
