@@ -1,0 +1,225 @@
+"""One WebSocket connection from its upgrade to its close: the shell around protocol and session.
+
+One task beside trio-websocket's reader, no timer tasks: the deadline of the next read is the protocol's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+
+from nx_signal.errors import IssuerUnavailable, StoreUnavailable, TokenRejected
+from nx_signal.model import Principal
+from nx_signal.ports import Now
+from nx_signal.stream.hub import Hub
+from nx_signal.stream.protocol import (
+    FINISH_AUTHENTICATION_WITHIN_S,
+    MAX_MESSAGE_BYTES,
+    TRY_AGAIN_LATER,
+    Authenticate,
+    Close,
+    Decision,
+    Join,
+    Leave,
+    Protocol,
+    Refresh,
+    Resume,
+    Say,
+)
+from nx_signal.stream.rooms import RoomRules
+from nx_signal.stream.session import Session
+from nx_signal.stream.topics import stamp
+from nx_signal.stream.wire import Kind, Wire, text_frame
+from nx_signal.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+UPGRADE_WITHIN_S = 5.0
+CLOSE_WITHIN_S = 3.0
+"""For the peer's half of the closing handshake; then the connection is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamParts:
+    """What every connection uses."""
+
+    hub: Hub
+    verify: Callable[[str], Awaitable[Principal]]
+    rules: RoomRules
+    metrics: Metrics
+    now: Now
+    max_buffer_bytes: int
+
+
+async def serve_stream(parts: StreamParts, stream: trio.SocketStream, read_ahead: bytes) -> None:
+    """Serve one accepted connection whose request head is an upgrade of `/stream`. Raises what its
+    peer can provoke in the libraries below: the listener contains it."""
+    async with trio.open_nursery() as nursery:
+        wire = Wire(stream, read_ahead, nursery, max_buffer_bytes=parts.max_buffer_bytes)
+        connection = _Connection(parts, wire)
+        try:
+            with trio.move_on_after(UPGRADE_WITHIN_S) as patience:
+                request = await wrap_server_stream(nursery, wire, max_message_size=MAX_MESSAGE_BYTES)
+                offered = request.proposed_subprotocols
+                ws = await request.accept(subprotocol=offered[0] if offered else None)
+            if not patience.cancelled_caught:
+                await connection.converse(ws)
+        except ConnectionClosed:
+            pass
+        finally:
+            connection.detach()
+            nursery.cancel_scope.cancel()
+            with trio.move_on_after(CLOSE_WITHIN_S, shield=True):
+                await wire.aclose()
+
+
+class _Connection:
+    def __init__(self, parts: StreamParts, wire: Wire) -> None:
+        self._parts = parts
+        self._wire = wire
+        self._protocol = Protocol(trio.current_time())
+        self._session: Session | None = None
+        self._reading: trio.CancelScope | None = None
+
+    async def converse(self, ws: WebSocketConnection) -> None:
+        """Until one side closes."""
+        decisions: Sequence[Decision]
+        while True:
+            with trio.CancelScope(deadline=self._protocol.deadline_s) as self._reading:
+                if self._session and self._session.end_with:
+                    self._reading.cancel()
+                message = await ws.get_message()
+            if not self._reading.cancelled_caught:
+                decisions = self._protocol.receive(message, trio.current_time())
+                if self._session:
+                    self._session.last_activity = self._parts.now()
+            elif self._session and self._session.end_with:
+                decisions = [self._protocol.close(self._session.end_with)]
+            else:
+                decisions = self._protocol.timed_out()
+            for decision in decisions:
+                if isinstance(decision, Close):
+                    await self._close(ws, decision)
+                    return
+                await self._act(ws, decision)
+                if self._protocol.closed:
+                    return
+
+    def detach(self) -> None:
+        if self._session:
+            self._parts.hub.detach(self._session)
+
+    async def _act(self, ws: WebSocketConnection, decision: Decision) -> None:
+        match decision:
+            case Say(text):
+                self._say(text)
+            case Authenticate():
+                await self._authenticate(ws, decision)
+            case Join(rooms, malformed):
+                await self._join(rooms, malformed)
+            case Leave(rooms):
+                assert self._session  # noqa: S101 - the protocol gives this only when live
+                own = self._session.client_id
+                self._parts.hub.leave(self._session, [room for room in rooms if room != own])
+            case Resume(rev):
+                assert self._session  # noqa: S101
+                self._session.resume(rev)
+            case Refresh(token):
+                await self._refresh(ws, token)
+
+    async def _perform(self, ws: WebSocketConnection, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            if isinstance(decision, Close):
+                await self._close(ws, decision)
+            elif isinstance(decision, Say):
+                self._say(decision.text)
+
+    async def _close(self, ws: WebSocketConnection, close: Close) -> None:
+        """Nothing is pushed any more; the peer gets code and reason and a moment to answer."""
+        self.detach()
+        self._parts.metrics.closes.labels(str(close.code)).inc()
+        with trio.move_on_after(CLOSE_WITHIN_S):
+            await ws.aclose(close.code, close.reason)
+
+    async def _authenticate(self, ws: WebSocketConnection, request: Authenticate) -> None:
+        parts, protocol = self._parts, self._protocol
+        try:
+            with trio.fail_after(FINISH_AUTHENTICATION_WITHIN_S):
+                principal = await parts.verify(request.token)
+                session = Session(
+                    protocol,
+                    self._wire,
+                    principal,
+                    parts.now(),
+                    wants_heal=parts.hub.heal_soon,
+                    wake=self._wake,
+                )
+                self._session = session
+                parts.hub.attach(session)
+                head = await parts.hub.baseline(principal.user_id)
+        except TokenRejected:
+            parts.metrics.handshakes.labels("refused").inc()
+            await self._perform(ws, protocol.refuse())
+            return
+        except trio.TooSlowError:
+            parts.metrics.handshakes.labels("timeout").inc()
+            await self._perform(ws, protocol.timed_out())
+            return
+        except (StoreUnavailable, IssuerUnavailable):
+            parts.metrics.handshakes.labels("unavailable").inc()
+            await self._perform(ws, [protocol.close(TRY_AGAIN_LATER)])
+            return
+        # From here to `begin` nothing awaits: no frame can come between `connected` and the key.
+        decisions = protocol.accept(
+            principal.user_id, request.public_key, stamp(parts.now()) or "", trio.current_time()
+        )
+        if protocol.closed:
+            parts.metrics.handshakes.labels("bad_key").inc()
+            await self._perform(ws, decisions)
+            return
+        for decision in decisions:
+            if isinstance(decision, Say):
+                self._say(decision.text)
+        session.begin(head.rev)
+        if request.resume is not None:
+            session.resume(request.resume)
+        parts.metrics.handshakes.labels("accepted").inc()
+
+    async def _join(self, rooms: tuple[str, ...], malformed: tuple[str, ...]) -> None:
+        session = self._session
+        assert session  # noqa: S101 - the protocol gives this only when live
+        try:
+            allowed = await self._parts.rules.allowed(session.user_id, session.client_id, rooms)
+        except StoreUnavailable:
+            allowed = frozenset()  # told as refused: the client may ask again
+        if not session.live:
+            return
+        self._parts.hub.join(session, allowed)
+        refused = (*(room for room in rooms if room not in allowed), *malformed)
+        if refused:
+            self._say(self._protocol.refused_rooms(refused).text)
+
+    async def _refresh(self, ws: WebSocketConnection, token: str) -> None:
+        session = self._session
+        assert session  # noqa: S101
+        try:
+            principal = await self._parts.verify(token)
+            if principal.user_id != session.user_id:
+                raise TokenRejected("The token is another user's.")
+        except TokenRejected:
+            await self._perform(ws, self._protocol.refuse())
+        except IssuerUnavailable:
+            pass  # the session's present token still counts
+        else:
+            session.principal = principal
+
+    def _say(self, text: bytes) -> None:
+        """An answer of the protocol. Ephemeral: a client that floods and does not read loses answers."""
+        self._wire.push(text_frame(text), Kind.EPHEMERAL)
+
+    def _wake(self) -> None:
+        if self._reading:
+            self._reading.cancel()

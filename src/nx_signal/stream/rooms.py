@@ -1,0 +1,57 @@
+"""Who may join which room (CONTRACT §1, Rooms)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from nx_signal.model import Memberships
+from nx_signal.ports import Directory
+from nx_signal.stream.topics import (
+    DEFAULT_ROOMS,
+    INBOX_ROOM_PREFIX,
+    MERCHANT_ROOM_PREFIX,
+    ORGANIZER_ROOM_PREFIX,
+    inbox_room,
+)
+
+
+def channel_of_room(room: str) -> str:
+    return f"ws:room:{room}"
+
+
+def is_member_room(room: str) -> bool:
+    return room.startswith((ORGANIZER_ROOM_PREFIX, MERCHANT_ROOM_PREFIX))
+
+
+def is_member(room: str, memberships: Memberships) -> bool:
+    if room.startswith(ORGANIZER_ROOM_PREFIX):
+        return room.removeprefix(ORGANIZER_ROOM_PREFIX) in memberships.organizers
+    return room.removeprefix(MERCHANT_ROOM_PREFIX) in memberships.merchants
+
+
+class RoomRules:
+    """`patterns` are shell patterns of further rooms that anybody may join; they never open an inbox
+    room, a member room or another client's own room."""
+
+    def __init__(self, directory: Directory, patterns: Sequence[str]) -> None:
+        self._directory = directory
+        self._patterns = tuple(patterns)
+
+    async def allowed(self, user_id: str, client_id: str, rooms: Sequence[str]) -> frozenset[str]:
+        """Those of `rooms` that this client may join; at most one query. Raises StoreUnavailable."""
+        memberships: Memberships | None = None
+        allowed: set[str] = set()
+        for room in rooms:
+            if room in (client_id, *DEFAULT_ROOMS, inbox_room(user_id)):
+                allowed.add(room)
+            elif is_member_room(room):
+                if memberships is None:
+                    memberships = await self._directory.memberships(user_id)
+                if is_member(room, memberships):
+                    allowed.add(room)
+            elif not room.startswith(INBOX_ROOM_PREFIX) and any(
+                fnmatchcase(room, pattern) for pattern in self._patterns
+            ):
+                allowed.add(room)
+        return frozenset(allowed)
