@@ -15,6 +15,25 @@ Scope: TypeAlias = Literal["org", "merchant", "users"]
 LOCALES: tuple[str, ...] = ("en", "vi")
 """The shipped languages; the first is the last resort."""
 
+PERMISSIONS: tuple[str, ...] = (
+    "WebSocketClient.find",
+    "WebSocketClient.findById",
+    "WebSocketClient.broadcast",
+    "WebSocketClient.sendToRoom",
+    "WebSocketClient.sendToClient",
+    "WebSocketClient.disconnect",
+    "Activity.publish",
+    "Activity.preview",
+    "Activity.explain",
+    "DeadLetter.find",
+    "DeadLetter.replay",
+    "DeadLetter.delete",
+)
+"""All permission codes (CONTRACT §4). The migrations seed them; a contract test holds them to this."""
+
+OPERATOR_ROLE = "signal-operator"
+"""The seeded role that holds all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
