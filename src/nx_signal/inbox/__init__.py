@@ -1,0 +1,1 @@
+"""One user's notifications, self-scoped by construction."""

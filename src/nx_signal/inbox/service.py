@@ -1,0 +1,68 @@
+"""The inbox of one user: every operation takes the user's id first and reaches nobody else's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from nx_signal.model import Change, Head, InboxFilter, InboxPage, Notification
+from nx_signal.ports import InboxStore
+
+
+class Inbox:
+    """Reads and changes of one user's inbox; each change is announced once the store has it.
+
+    `announce` is synchronous: between the store's return and the announcement nothing is cancelled.
+    A change whose call was cancelled before that is durable yet unannounced; sessions find it by its
+    revision."""
+
+    def __init__(self, store: InboxStore, announce: Callable[[Sequence[Change]], None]) -> None:
+        self._store = store
+        self._announce = announce
+
+    async def page(
+        self, user_id: str, where: InboxFilter, limit: int, before_rev: int | None = None, skip: int = 0
+    ) -> InboxPage:
+        return await self._store.page(user_id, where, limit, before_rev, skip)
+
+    async def count(self, user_id: str, where: InboxFilter) -> tuple[int, Head]:
+        """(how many match, the head of the same snapshot)"""
+        return await self._store.count(user_id, where)
+
+    async def get(self, user_id: str, id: int) -> Notification | None:
+        """None for an id that is unknown, deleted or another user's: no difference."""
+        return await self._store.get(user_id, id)
+
+    async def mark_read(self, user_id: str, id: int, origin: str | None = None) -> Notification | None:
+        """None as for `get`. Idempotent: the first read_at stays. `origin`: the client that asks."""
+        result = await self._store.mark_read(user_id, id, origin)
+        if result is None:
+            return None
+        notification, change = result
+        if change is not None:
+            self._announce((change,))
+        return notification
+
+    async def mark_all_read(
+        self,
+        user_id: str,
+        up_to_rev: int | None = None,
+        type: str | None = None,
+        subject: str | None = None,
+        origin: str | None = None,
+    ) -> tuple[int, Head, datetime]:
+        """(how many became read, the head after, the time)"""
+        updated, head, read_at, change = await self._store.mark_all_read(
+            user_id, up_to_rev, type, subject, origin
+        )
+        if change is not None:
+            self._announce((change,))
+        return updated, head, read_at
+
+    async def delete(self, user_id: str, id: int) -> bool:
+        """False as `get` gives None."""
+        change = await self._store.delete(user_id, id)
+        if change is None:
+            return False
+        self._announce((change,))
+        return True
