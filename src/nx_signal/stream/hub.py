@@ -166,16 +166,11 @@ class Hub:
 
     # --- who hears of what ---
 
-    async def announce(self, changes: Sequence[Change]) -> None:
+    def announce(self, changes: Sequence[Change]) -> None:
         """Tell this instance's sessions, and the other instances, of changes that are committed.
 
-        A hint: whoever is cancelled in the middle leaves the rest to the sweep."""
-        for start in range(0, len(changes), PUSHES_PER_CHECKPOINT):
-            if start:
-                await trio.lowlevel.checkpoint()
-            self._announce(changes[start : start + PUSHES_PER_CHECKPOINT])
-
-    def _announce(self, changes: Sequence[Change]) -> None:
+        A hint: what is not announced is found by the sweep. Callers with many changes hand them over
+        in portions of about PUSHES_PER_CHECKPOINT."""
         out = []
         pushed = 0
         for change in changes:
