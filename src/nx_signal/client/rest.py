@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -107,10 +108,10 @@ class Rest:
         return await self._call(Count, "GET", "/notifications/count", query=where)
 
     async def get(self, id: str) -> Item:
-        return await self._call(Item, "GET", f"/notifications/{id}")
+        return await self._call(Item, "GET", f"/notifications/{quote(id, safe='')}")
 
     async def mark_read(self, id: str) -> Item:
-        return await self._call(Item, "PATCH", f"/notifications/{id}/mark-read")
+        return await self._call(Item, "PATCH", f"/notifications/{quote(id, safe='')}/mark-read")
 
     async def mark_all_read(
         self, up_to_rev: int | None = None, *, type: str | None = None, subject: str | None = None
@@ -120,10 +121,10 @@ class Rest:
         return await self._call(MarkedAll, "PATCH", "/notifications/mark-all-read", body=body)
 
     async def delete(self, id: str) -> None:
-        await self._send("DELETE", f"/notifications/{id}")
+        await self._send("DELETE", f"/notifications/{quote(id, safe='')}")
 
-    async def publish(self, messages: Sequence[Mapping[str, Json]]) -> Sequence[str]:
-        """The event ids, once all of them are durable."""
+    async def publish(self, messages: Sequence[Json]) -> Sequence[str]:
+        """Messages as of CONTRACT §3, or msgspec.Raw of such. The event ids, once all of them are durable."""
         answer = await self._call(AcceptedAll, "POST", "/activities", body=messages)
         return [one.event_id for one in answer.accepted]
 
