@@ -19,6 +19,7 @@ from nx_signal.model import (
     Audience,
     Backlog,
     Change,
+    Created,
     DeadLetter,
     Dispatch,
     Draft,
@@ -46,7 +47,7 @@ class InboxStore(Protocol):
     Concurrent callers (also of other processes) are serialized per recipient by locking its head
     first, always in ascending recipient order."""
 
-    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Change]:
+    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Created]:
         """Write the drafts in one transaction, a constant number of statements whatever their number.
 
         A draft whose (activity_id, recipient_id) exists already, in the store or earlier in `drafts`,

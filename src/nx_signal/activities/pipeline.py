@@ -57,13 +57,14 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._taking = trio.CancelScope()
+        self._finished = trio.Event()
 
     async def run(
         self,
         batches: trio.MemoryReceiveChannel[Batch],
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Until `stop_taking`; then finish the batches in hand, ack them and return."""
+        """Until `finish`; then work off the batches in hand, ack them and return."""
         async with trio.open_nursery() as partitions:
             queues: dict[tuple[str, int], trio.MemorySendChannel[Batch]] = {}
             task_status.started()
@@ -76,10 +77,13 @@ class Pipeline:
                     await queues[batch.partition].send(batch)
             for queue in queues.values():
                 queue.close()
+        self._finished.set()
 
-    def stop_taking(self) -> None:
-        """Take no further batch. What is not acked comes again at the next start."""
+    async def finish(self) -> None:
+        """Take no further batch and wait for those in hand. What is not acked by then comes again at
+        the next start."""
         self._taking.cancel()
+        await self._finished.wait()
 
     async def _work(self, batches: trio.MemoryReceiveChannel[Batch]) -> None:
         async for batch in batches:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeVar, TypeVarTuple
 
 import msgspec
@@ -14,7 +13,7 @@ import structlog
 import trio
 
 from nx_signal.errors import StoreUnavailable
-from nx_signal.model import Change, Dispatch, Head
+from nx_signal.model import Change, Dispatch, Head, Json
 from nx_signal.ports import InboxStore, Listening, Now, Received, Relay, RelayEvent
 from nx_signal.stream.protocol import GOING_AWAY
 from nx_signal.stream.rooms import channel_of_room
@@ -27,6 +26,7 @@ from nx_signal.stream.topics import (
     encode_json,
     frame,
     inbox_room,
+    stamp,
 )
 from nx_signal.supervise import Backoff
 from nx_signal.telemetry.metrics import Metrics
@@ -80,7 +80,7 @@ class Hub:
         sweep_s: float,
     ) -> None:
         self.server_id = server_id
-        self.started_at: datetime = now()
+        self._started_at = now()
         self._store = store
         self._relay = relay
         self._outbound = outbound
@@ -107,8 +107,17 @@ class Hub:
     def session(self, client_id: str) -> Session | None:
         return self._clients.get(client_id)
 
-    def status(self) -> dict[str, int]:
-        return {"clients": len(self._clients), "users": len(self._users), "rooms": len(self._rooms)}
+    def status(self) -> dict[str, Json]:
+        """CONTRACT §4, `GET …/clients/status`."""
+        return {
+            "status": "ok",
+            "serverId": self.server_id,
+            "instances": 1,
+            "clients": len(self._clients),
+            "users": len(self._users),
+            "rooms": len(self._rooms),
+            "startedAt": stamp(self._started_at),
+        }
 
     def attach(self, session: Session) -> None:
         """Register before the inbox's head is read: a change committed after that read is then either

@@ -47,12 +47,12 @@ class Listener:
         self._max_connections = max_connections
         self._accepting = trio.CancelScope()
         self._open = 0
-        self._empty = trio.Event()
+        self._over = trio.Event()
 
     async def run(
         self,
         listeners: list[trio.SocketListener],
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until cancelled; after `stop_accepting` until the last connection is over."""
         async with trio.open_nursery() as connections:
@@ -60,10 +60,15 @@ class Listener:
                 await trio.serve_listeners(
                     self._contained, listeners, handler_nursery=connections, task_status=task_status
                 )
+        self._over.set()
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on."""
         self._accepting.cancel()
+
+    async def wait_empty(self) -> None:
+        """After `stop_accepting`: until the last connection is over."""
+        await self._over.wait()
 
     async def _contained(self, stream: trio.SocketStream) -> None:
         self._open += 1
