@@ -89,7 +89,7 @@ class Guard:
     pipe closes, which even SIGKILL does. (PDEATHSIG would follow the starting thread, not the process.)"""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
     def tell(self, order: str, what: object) -> None:
@@ -98,13 +98,11 @@ class Guard:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__, "guard"],
                 stdin=subprocess.PIPE,
-                text=True,
                 start_new_session=True,  # Ctrl-C is for the run; the guard follows it
             )
             atexit.register(self.close)
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{order} {what}\n")
-        self._process.stdin.flush()
+        os.write(self._process.stdin.fileno(), f"{order} {what}\n".encode())  # whole, from any thread
 
     def close(self) -> None:
         if self._process is not None and self._owner == os.getpid():
@@ -269,7 +267,8 @@ class Service:
         signal_tree(self._process.pid, signal.SIGKILL)
         self._process.wait()
         # Started again too early, PostgreSQL would find its memory still in use.
-        while any(alive(pid) for pid in family):
+        deadline = time.monotonic() + STOP_S
+        while any(alive(pid) for pid in family) and time.monotonic() < deadline:
             time.sleep(0.005)
         self._gone()
 
