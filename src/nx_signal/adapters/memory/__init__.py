@@ -1,0 +1,1 @@
+"""Everything in this process's memory: for deterministic tests, and for one instance by itself."""

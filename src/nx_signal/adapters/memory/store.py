@@ -1,0 +1,385 @@
+"""The database in memory: the truth that several instances of one simulation share. Nothing is durable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import trio
+
+from nx_signal.adapters.memory.directory import MemoryDirectory
+from nx_signal.adapters.snowflake import PREFERRED_WORKER, Snowflakes
+from nx_signal.errors import StoreRejected, StoreUnavailable
+from nx_signal.model import (
+    Backlog,
+    Change,
+    Created,
+    DeadLetter,
+    Deleted,
+    Draft,
+    Head,
+    InboxFilter,
+    InboxPage,
+    Json,
+    Notification,
+    Position,
+    Read,
+)
+from nx_signal.ports import Now
+
+Hook = Callable[[], Awaitable[None]]
+
+_TEXTS = (
+    "recipient_id",
+    "activity_id",
+    "type",
+    "organizer_id",
+    "merchant_id",
+    "subject",
+    "locale",
+    "content",
+    "content_html",
+    "action_url",
+)
+
+
+class MemoryDatabase:
+    """A ports.Database whose calls take effect at one instant, or not at all when cancelled before it.
+
+    `delay` is awaited before that instant, `delay_after` between it and the return: what is cancelled
+    or raises there was written though the caller never learns. While `unavailable`, nothing happens
+    and every call raises StoreUnavailable."""
+
+    def __init__(self, now: Now) -> None:
+        self.unavailable = False
+        self.delay: Hook | None = None
+        self.delay_after: Hook | None = None
+        self.now = now
+        self.ids = Snowflakes(PREFERRED_WORKER, now)
+        self._inbox = MemoryInbox(self)
+        self._directory = MemoryDirectory(self.begin, self.end)
+        self._dead_letters = MemoryDeadLetters(self)
+
+    @property
+    def inbox(self) -> MemoryInbox:
+        return self._inbox
+
+    @property
+    def directory(self) -> MemoryDirectory:
+        return self._directory
+
+    @property
+    def dead_letters(self) -> MemoryDeadLetters:
+        return self._dead_letters
+
+    async def check(self) -> None:
+        await self.begin()
+        await self.end()
+
+    async def migrate(self) -> Sequence[str]:
+        await self.begin()
+        await self.end()
+        return ()
+
+    def stamp(self) -> datetime:
+        """Now, in the milliseconds that every store keeps."""
+        now = self.now()
+        return now - timedelta(microseconds=now.microsecond % 1000)
+
+    async def begin(self) -> None:
+        """The last await before a call takes effect."""
+        if self.delay is not None:
+            await self.delay()
+        await trio.lowlevel.checkpoint()
+        if self.unavailable:
+            raise StoreUnavailable("The database in memory was made unavailable.")
+
+    async def end(self) -> None:
+        if self.delay_after is not None:
+            await self.delay_after()
+
+
+@dataclass(slots=True)
+class _Box:
+    """One recipient's inbox. `log[n]` is revision n+1; `rows` ascend by revision, deleted ones are gone."""
+
+    recipient_id: str
+    log: list[Change] = field(default_factory=list)
+    rows: dict[int, Notification] = field(default_factory=dict)
+    unread: int = 0
+
+    @property
+    def head(self) -> Head:
+        return Head(self.recipient_id, len(self.log), len(self.rows), self.unread)
+
+
+class MemoryInbox:
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._db = database
+        self._boxes: dict[str, _Box] = {}
+        self._written: set[tuple[str, str]] = set()
+
+    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Change]:
+        await self._db.begin()
+        for draft in drafts:
+            _refuse_unstorable(draft)
+        created_at = self._db.stamp()
+        changes: list[Change] = []
+        for draft in drafts:
+            key = (draft.activity_id, draft.recipient_id)
+            if key not in self._written:
+                self._written.add(key)
+                changes.append(self._create(draft, created_at))
+        await self._db.end()
+        return changes
+
+    def _create(self, draft: Draft, created_at: datetime) -> Created:
+        box = self._boxes.setdefault(draft.recipient_id, _Box(draft.recipient_id))
+        rev = len(box.log) + 1
+        row = Notification(
+            id=self._db.ids.next(),
+            recipient_id=draft.recipient_id,
+            rev=rev,
+            changed_rev=rev,
+            activity_id=draft.activity_id,
+            type=draft.type,
+            organizer_id=draft.organizer_id,
+            merchant_id=draft.merchant_id,
+            subject=draft.subject,
+            locale=draft.locale,
+            content=draft.content,
+            content_html=draft.content_html,
+            action_url=draft.action_url,
+            data=json.loads(json.dumps(draft.data)),
+            is_read=False,
+            read_at=None,
+            created_at=created_at,
+        )
+        box.rows[row.id] = row
+        box.unread += 1
+        created = Created(draft.recipient_id, rev, box.unread, len(box.rows), row)
+        box.log.append(created)
+        return created
+
+    async def heads(self, recipient_ids: Sequence[str]) -> Mapping[str, Head]:
+        await self._db.begin()
+        heads = {id: self._box(id).head for id in recipient_ids}
+        await self._db.end()
+        return heads
+
+    async def backlogs(self, cursors: Mapping[str, int], limit: int) -> Mapping[str, Backlog]:
+        await self._db.begin()
+        found = {}
+        for id, rev in cursors.items():
+            box, since = self._box(id), max(rev, 0)
+            found[id] = Backlog(box.head, tuple(box.log[since : since + limit]))
+        await self._db.end()
+        return found
+
+    async def page(
+        self, recipient_id: str, where: InboxFilter, limit: int, before_rev: int | None, skip: int
+    ) -> InboxPage:
+        await self._db.begin()
+        box = self._box(recipient_id)
+        matching = list(_matching(box, where))
+        below = [row for row in reversed(matching) if before_rev is None or row.rev < before_rev]
+        rows = tuple(below[skip : skip + limit])
+        more = rows and len(below) > skip + limit
+        page = InboxPage(rows, len(matching), box.head, rows[-1].rev if more else None)
+        await self._db.end()
+        return page
+
+    async def count(self, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
+        await self._db.begin()
+        box = self._box(recipient_id)
+        counted = sum(1 for _ in _matching(box, where)), box.head
+        await self._db.end()
+        return counted
+
+    async def get(self, recipient_id: str, id: int) -> Notification | None:
+        await self._db.begin()
+        row = self._box(recipient_id).rows.get(id)
+        await self._db.end()
+        return row
+
+    async def mark_read(
+        self, recipient_id: str, id: int, origin: str | None
+    ) -> tuple[Notification, Change | None] | None:
+        await self._db.begin()
+        box = self._box(recipient_id)
+        row = box.rows.get(id)
+        result: tuple[Notification, Change | None] | None = None
+        if row is None:
+            pass
+        elif row.is_read:
+            result = row, None
+        else:
+            read_at = self._db.stamp()
+            row = _read(box, row, read_at)
+            change = Read(
+                recipient_id,
+                row.changed_rev,
+                box.unread,
+                len(box.rows),
+                ids=(id,),
+                up_to_rev=None,
+                type=None,
+                subject=None,
+                read_at=read_at,
+                origin=origin,
+            )
+            box.log.append(change)
+            result = row, change
+        await self._db.end()
+        return result
+
+    async def mark_all_read(
+        self,
+        recipient_id: str,
+        up_to_rev: int | None,
+        type: str | None,
+        subject: str | None,
+        origin: str | None,
+    ) -> tuple[int, Head, datetime, Change | None]:
+        await self._db.begin()
+        box = self._box(recipient_id)
+        effective = len(box.log) if up_to_rev is None else min(up_to_rev, len(box.log))
+        unread = [
+            row
+            for row in _matching(box, InboxFilter(is_read=False, type=type, subject=subject))
+            if row.rev <= effective
+        ]
+        read_at, change = self._db.stamp(), None
+        for row in unread:
+            _read(box, row, read_at)
+        if unread:
+            change = Read(
+                recipient_id,
+                len(box.log) + 1,
+                box.unread,
+                len(box.rows),
+                ids=None,
+                up_to_rev=effective,
+                type=type,
+                subject=subject,
+                read_at=read_at,
+                origin=origin,
+            )
+            box.log.append(change)
+        result = len(unread), box.head, read_at, change
+        await self._db.end()
+        return result
+
+    async def delete(self, recipient_id: str, id: int) -> Change | None:
+        await self._db.begin()
+        box = self._box(recipient_id)
+        row, change = box.rows.pop(id, None), None
+        if row is not None:
+            box.unread -= not row.is_read
+            change = Deleted(recipient_id, len(box.log) + 1, box.unread, len(box.rows), (id,))
+            box.log.append(change)
+        await self._db.end()
+        return change
+
+    def _box(self, recipient_id: str) -> _Box:
+        return self._boxes.get(recipient_id) or _Box(recipient_id)
+
+
+def _read(box: _Box, row: Notification, read_at: datetime) -> Notification:
+    """Mark an unread row, as of the revision that is to be logged next."""
+    read = replace(row, is_read=True, read_at=read_at, changed_rev=len(box.log) + 1)
+    box.rows[row.id] = read
+    box.unread -= 1
+    return read
+
+
+def _matching(box: _Box, where: InboxFilter) -> Iterator[Notification]:
+    for row in box.rows.values():
+        if (
+            (where.is_read is None or row.is_read == where.is_read)
+            and (where.type is None or row.type == where.type)
+            and (where.organizer_id is None or row.organizer_id == where.organizer_id)
+            and (where.merchant_id is None or row.merchant_id == where.merchant_id)
+            and (where.subject is None or row.subject == where.subject)
+            and (where.created_from is None or row.created_at >= where.created_from)
+            and (where.created_to is None or row.created_at < where.created_to)
+        ):
+            yield row
+
+
+def _refuse_unstorable(draft: Draft) -> None:
+    """The real stores hold neither NUL characters nor lone surrogates: this one takes no more than they."""
+    for name in _TEXTS:
+        text = getattr(draft, name)
+        if text is not None:
+            _refuse_text(name, text)
+    _refuse_json(draft.data)
+
+
+def _refuse_json(value: Json) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise StoreRejected(f"data cannot be stored: {error}.") from None
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case str() as text:
+                _refuse_text("data", text)
+            case Mapping() as each:
+                pending.extend((*each.keys(), *each.values()))
+            case list() | tuple() as each:
+                pending.extend(each)
+
+
+def _refuse_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise StoreRejected(f"{name} holds half of a surrogate pair, which is no character.") from None
+    if "\0" in text:
+        raise StoreRejected(f"{name} holds a NUL character.")
+
+
+class MemoryDeadLetters:
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._db = database
+        self._letters: dict[int, DeadLetter] = {}
+        self._ids: dict[Position, int] = {}
+
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
+        await self._db.begin()
+        for letter in letters:
+            if letter.position not in self._ids:
+                id = self._db.ids.next()
+                self._ids[letter.position] = id
+                self._letters[id] = replace(
+                    letter,
+                    id=id,
+                    headers=dict(letter.headers),
+                    created_at=letter.created_at or self._db.stamp(),
+                )
+        await self._db.end()
+
+    async def page(self, limit: int, before_id: int | None) -> Sequence[DeadLetter]:
+        await self._db.begin()
+        newest_first = sorted(self._letters, reverse=True)
+        page = [self._letters[id] for id in newest_first if before_id is None or id < before_id][:limit]
+        await self._db.end()
+        return page
+
+    async def get(self, id: int) -> DeadLetter | None:
+        await self._db.begin()
+        letter = self._letters.get(id)
+        await self._db.end()
+        return letter
+
+    async def remove(self, id: int) -> bool:
+        await self._db.begin()
+        letter = self._letters.pop(id, None)
+        if letter is not None:
+            del self._ids[letter.position]
+        await self._db.end()
+        return letter is not None
