@@ -15,50 +15,12 @@ from nx_signal.stream.protocol import (
     Decision,
     Join,
     Leave,
-    Protocol,
     Refresh,
     Resume,
     Say,
 )
-from nx_signal.stream.sealing import KeyPair, Sealer, agree, read_public_key, unb64
-
-STAMP = "2026-01-01T00:00:00.000Z"
-
-
-class Client:
-    """The other side: what a client would do with what the server says."""
-
-    def __init__(self) -> None:
-        self.protocol = Protocol(now_s=0.0)
-        self.pair = KeyPair.generate()
-        self.sealer: Sealer | None = None
-        self.connected: dict[str, Any] = {}
-
-    def send(self, event: str, data: Any = None, now_s: float = 1.0) -> list[Decision]:
-        return self.protocol.receive(json.dumps({"event": event, "data": data}), now_s)
-
-    def send_sealed(self, payload: bytes, now_s: float = 1.0) -> list[Decision]:
-        assert self.sealer
-        return self.protocol.receive(self.sealer.seal(payload), now_s)
-
-    def handshake(self, now_s: float = 1.0) -> None:
-        (request,) = self.send(
-            "authenticate", {"type": "Bearer", "token": "t", "publicKey": self.pair.public_b64}, now_s
-        )
-        assert isinstance(request, Authenticate)
-        (say,) = self.protocol.accept("u1", request.public_key, STAMP, now_s)
-        assert isinstance(say, Say)
-        frame = json.loads(say.text)
-        assert frame["event"] == "connected"
-        self.connected = frame["data"]
-        server_key = read_public_key(self.connected["serverPublicKey"])
-        self.sealer = Sealer(agree(self.pair, server_key, unb64(self.connected["salt"])))
-
-    def opened(self, decision: Decision) -> dict[str, Any]:
-        assert isinstance(decision, Say) and self.sealer
-        frame = json.loads(decision.text)
-        assert frame["event"] == "encrypted", "plaintext after the handshake"
-        return json.loads(self.sealer.open(frame["data"]))  # type: ignore[no-any-return]
+from nx_signal.stream.sealing import Sealer, unb64
+from stream_kit import STAMP, Client
 
 
 @pytest.fixture
@@ -114,9 +76,7 @@ def test_90_s_without_a_message_close_4002(live: Client) -> None:
     assert live.protocol.timed_out() == [Close(4002, "Heartbeat timeout")]
 
 
-@pytest.mark.parametrize(
-    "raw", ["", "{", "nope", b"\xff\xfe", "[1]", "null", '"x"', "[" * 5000]
-)
+@pytest.mark.parametrize("raw", ["", "{", "nope", b"\xff\xfe", "[1]", "null", '"x"', "[" * 5000])
 def test_what_is_no_json_object_gets_invalid_message_format(client: Client, raw: str | bytes) -> None:
     (say,) = client.protocol.receive(raw, 1.0)
     assert plain_error(say) == "Invalid message format"

@@ -24,6 +24,7 @@ class Session:
 
     __slots__ = (
         "_ahead",
+        "_asked_at",
         "_live",
         "_unheld",
         "_wake",
@@ -70,8 +71,10 @@ class Session:
         self._ahead: dict[int, bytes] = {}
         self._unheld = False
         """heard of a change, since the store was asked last, that is not held in `_ahead`"""
+        self._asked_at = 0
+        """the revision held when the store was asked last"""
         self._was_ahead = 0
-        """the highest revision held when the store was asked last"""
+        """the highest revision held back when the store was asked last"""
         self._wants_heal = wants_heal
         self._wake = wake
         wire.on_drained = self._drained
@@ -145,6 +148,7 @@ class Session:
         """The store is being asked for what came after this revision."""
         self._unheld = False
         self._was_ahead = max(self._ahead, default=0)
+        self._asked_at = self.rev
         return self.rev
 
     def heal(self, backlog: Backlog, resume_limit: int, encode: Callable[[Change], bytes]) -> None:
@@ -152,7 +156,7 @@ class Session:
         if not self._live or self.lagging:
             return
         head = backlog.head
-        if not self.rev <= head.rev <= self.rev + resume_limit:
+        if head.rev < self._asked_at or head.rev > self.rev + resume_limit:
             # Too far behind, or ahead of a store that was restored: the client refetches.
             if not self._push_state(head, reset=True):
                 return
