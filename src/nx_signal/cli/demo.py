@@ -90,7 +90,7 @@ def happenings() -> Iterator[Happening]:
             "ORDER_COMPLETED",
             "merchant",
             "Bình",
-            {"order": {"number": f"A-{1000 + number}", "amount": 320_000, "currency": "VND"}},
+            {"order": {"number": f"A-{1000 + number}", "total": 320_000, "currency": "VND"}},
             SAIGON,
         )
         yield Happening(
@@ -98,7 +98,7 @@ def happenings() -> Iterator[Happening]:
             "INQUIRY_SUBMITTED",
             "org",
             "Chi",
-            {"inquiry": {"subject": "Wedding for 80 guests"}},
+            {"inquiry": {"name": "Chi", "subject": "Wedding for 80 guests"}},
         )
         yield Happening(
             "Dora pays 19.50 USD for lotus tea in the Saigon shop",

@@ -1,0 +1,328 @@
+"""The command line up to the point where a command runs, and what it reads from files."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+
+import msgspec
+import pytest
+
+from nx_signal import __version__
+from nx_signal.cli import main as cli
+from nx_signal.cli.members import read_roster
+from nx_signal.cli.publish import MAX_BATCH_BYTES, Message, batches, read_messages
+from nx_signal.config import Settings, flag_of
+from nx_signal.errors import SettingsError, SignalError, StoreUnavailable
+from nx_signal.model import Grant, Member, Organizer
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in dataclasses.fields(Settings):
+        monkeypatch.delenv(field.metadata["env"], raising=False)
+
+
+def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of a command line that does not get as far as running."""
+    try:
+        status = cli.main(arguments)
+    except SystemExit as exit:
+        status = int(exit.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+# --- options ---
+
+
+def test_serve_has_a_flag_for_every_setting() -> None:
+    flags = [word for name in dataclasses.fields(Settings) for word in (flag_of(name.name), name.name)]
+    options = cli.build_parser().parse_args(["serve", *flags])
+    assert all(getattr(options, field.name) == field.name for field in dataclasses.fields(Settings))
+
+
+def test_the_help_of_serve_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = ended(capsys, "serve", "--help")
+    assert status == 0
+    flat = " ".join(out.split())
+    for field in dataclasses.fields(Settings):
+        assert field.metadata["env"] in flat
+        assert " ".join(field.metadata["help"].split()) in flat
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "demo", "token", "members", "publish", "listen", "migrate", "members load"]
+)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ended(capsys, *command.split(), "--help")
+    assert (status, err) == (0, "")
+    assert f"nx-signal {command}" in out
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(capsys, "--version") == (0, f"nx-signal {__version__}\n", "")
+
+
+def test_no_command_shows_the_help_as_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ended(capsys)
+    assert (status, out) == (2, "")
+    assert "start here:" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["tokn"], "'tokn'"),
+        (["token"], "--user"),
+        (["token", "--user", ""], "--user"),
+        (["token", "--user", "a\nb"], "--user"),
+        (["token", "--user", "u" * 257], "--user"),
+        (["token", "--user", "u", "--ttl", "0"], "--ttl"),
+        (["token", "--user", "u", "--ttl", "1e3"], "--ttl"),
+        (["token", "--use", "u"], "--use"),
+        (["token", "--user", "u", "--permission", "Nothing.atAll"], "'Nothing.atAll'"),
+        (["token", "--user", "u", "--jwks-url", "http://issuer/jwks"], "http://issuer/jwks"),
+        (["serve", "--port", "http"], "--port"),
+        (["serve", "--prot", "1"], "--prot"),
+        (["serve", "--database-url", "mysql://x"], "--database-url"),
+        (["members"], "load"),
+        (["members", "load"], "FILE"),
+        (["members", "load", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
+        (["publish"], "FILE"),
+        (["publish", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
+        (["listen", "--user", "u", "--url", "http://127.0.0.1:1"], "ws://"),
+        (["listen", "--user", "u", "--resume", "-1"], "--resume"),
+        (["listen", "--user", "u", "--count", "0"], "--count"),
+        (["listen", "--user", "u", "--jwks-url", "http://issuer/jwks"], "--token"),
+        (["demo", "--seconds", "never"], "--seconds"),
+        (["demo", "--port", "x"], "--port"),
+    ],
+)
+def test_misuse_ends_with_one_sentence_that_names_it_and_status_2(
+    arguments: list[str], names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = ended(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("nx-signal") and err.endswith(".\n")
+    assert names in err
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("APP_ENV_DRAIN_S", "soon")
+    status, _, err = ended(capsys, "token", "--user", "u")
+    assert status == 2
+    assert err == "nx-signal token: APP_ENV_DRAIN_S is 'soon'; it takes seconds from 0.5 to 600.\n"
+
+
+# --- how errors end ---
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (SettingsError("The password is refused."), 2, "The password is refused."),
+        (StoreUnavailable("The database is away."), 1, "The database is away."),
+        (OSError("in use"), 1, "in use"),
+        (ExceptionGroup("", [OSError("first"), ExceptionGroup("", [SettingsError("cause")])]), 2, "cause"),
+        (KeyboardInterrupt(), 130, None),
+        (BaseExceptionGroup("", [KeyboardInterrupt()]), 130, None),
+    ],
+)
+def test_a_foreseen_error_is_one_sentence(
+    error: BaseException,
+    status: int,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert ended(capsys, "migrate") == (status, "", "" if said is None else f"nx-signal migrate: {said}\n")
+
+
+@pytest.mark.parametrize("command", [["serve"], ["demo"], ["listen", "--user", "u"]])
+def test_ctrl_c_is_the_ordinary_end_of_what_runs_until_stopped(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupt)
+    assert ended(capsys, *command) == (0, "", "")
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    status, _, err = ended(capsys, "migrate")
+    assert status == 1
+    assert "Traceback" in err and "a bug" in err
+
+
+# --- publish: reading messages ---
+
+ONE = b'{"eventId":"e1","organizerId":"o1"}'
+
+
+def test_one_message_a_list_and_lines_are_all_understood() -> None:
+    two = b'{"eventId":"e2","organizerId":"o1"}'
+    as_list = read_messages(b" [" + ONE + b",\n" + two + b"]\n", "f")
+    as_lines = read_messages(ONE + b"\r\n\n" + two + b"\n", "f")
+    assert [m.body for m in as_list] == [m.body for m in as_lines] == [ONE, two]
+    assert [m.body for m in read_messages(b"\xef\xbb\xbf" + ONE, "f")] == [ONE]
+    assert len(read_messages(msgspec.json.format(ONE, indent=2), "f")) == 1
+
+
+def test_a_message_with_an_event_id_goes_out_byte_for_byte() -> None:
+    odd = b'{ "eventId": "e1",  "data": {"n": 1.10, "big": 123456789012345678901234567890} }'
+    assert read_messages(odd, "f")[0].body == odd
+
+
+@pytest.mark.parametrize("message", [b'{"organizerId":"o1"}', b'{"organizerId":"o1","eventId":null}', b"{}"])
+def test_a_message_without_an_event_id_gets_one_of_its_own_before_the_first_try(message: bytes) -> None:
+    first, second = (msgspec.json.decode(read_messages(message, "f")[0].body) for _ in range(2))
+    assert isinstance(first["eventId"], str) and len(first["eventId"]) == 36
+    assert first["eventId"] != second["eventId"]
+
+
+def test_messages_are_keyed_by_their_organizer_so_that_its_activities_stay_in_order() -> None:
+    assert read_messages(ONE, "f")[0].key == "o1"
+    keyless = read_messages(b'{"eventId":"e1"}', "f")[0]
+    assert keyless.key == "e1"
+
+
+@pytest.mark.parametrize(
+    ("raw", "where"),
+    [
+        (b"", "orders is empty"),
+        (b" \n", "orders is empty"),
+        (b"hello", "orders is no JSON"),
+        (b"5", "orders: a message is a JSON object"),
+        (b"[1]", "orders, [0]: a message is a JSON object"),
+        (b"[" + ONE, "orders is no JSON"),
+        (ONE + b"\n" + ONE[:-3] + b"\n", "orders, line 2 is no JSON"),
+        (ONE + b"\n[]\n", "orders, line 2: a message is a JSON object"),
+        (b"\xff\xfe", "orders is no JSON"),
+        (b"[" * 100_000, "orders is no JSON"),
+        (b'{"eventId":"' + b"x" * MAX_BATCH_BYTES + b'"}', "orders: the message is larger than"),
+    ],
+)
+def test_what_is_no_message_is_refused_with_its_place(raw: bytes, where: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        read_messages(raw, "orders")
+    assert str(error.value).startswith(where)
+
+
+def test_batches_hold_at_most_a_thousand_messages() -> None:
+    sizes = [len(batch) for batch in batches([Message("k", b"{}")] * 2_001)]
+    assert sizes == [1_000, 1_000, 1]
+
+
+def test_batches_stay_below_the_size_of_a_request() -> None:
+    messages = [Message("k", b"x" * 400_000) for _ in range(5)]
+    made = list(batches(messages))
+    assert [len(batch) for batch in made] == [2, 2, 1]
+    assert [message for batch in made for message in batch] == messages
+
+
+# --- members: reading a roster ---
+
+
+def test_a_roster_is_read_from_json() -> None:
+    roster = read_roster(
+        b"""{"organizers": [{"id": "o1", "locale": "vi", "merchants": ["m1", "m2"]}],
+             "members": [{"userId": "u1", "organizerId": "o1", "merchantId": "m1", "role": "staff",
+                          "locale": "en"},
+                         {"userId": "u2", "organizerId": "o1", "merchantId": null, "role": "owner",
+                          "locale": null}],
+             "grants": [{"userId": "op", "role": "signal-operator"},
+                        {"userId": "op", "permission": "WebSocketClient.find"}]}""",
+        "shop.json",
+    )
+    assert roster.organizers == (Organizer("o1", "vi", ("m1", "m2")),)
+    assert roster.members == (
+        Member("u1", "o1", "m1", "staff", "en"),
+        Member("u2", "o1", None, "owner", None),
+    )
+    assert roster.grants == (Grant("op", "signal-operator", None), Grant("op", None, "WebSocketClient.find"))
+
+
+def test_a_roster_is_read_from_csv_and_says_which_merchants_are_whose() -> None:
+    roster = read_roster(
+        b"\xef\xbb\xbfuserId,organizerId,merchantId,role,locale\r\n"
+        b"u1,o1,m1,staff,en\r\n\r\nu2,o1,,owner,\r\n"
+        b'"u,3",o2,m2,,vi\r\n',
+        "shop.csv",
+    )
+    assert roster.organizers == (Organizer("o1", None, ("m1",)), Organizer("o2", None, ("m2",)))
+    assert roster.members == (
+        Member("u1", "o1", "m1", "staff", "en"),
+        Member("u2", "o1", None, "owner", None),
+        Member("u,3", "o2", "m2", "staff", "vi"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "shop: expected `object`, got `array`."),
+        ("{", "shop is no JSON"),
+        ('{"member": []}', "shop: object contains unknown field `member`."),
+        ('{"members": [{"userId": "u1"}]}', "shop, members[0]: organizerId is missing."),
+        ('{"members": [{"userId": 1, "organizerId": "o"}]}', "shop, members[0].userId: expected `str`"),
+        ('{"members": [{"userId": "", "organizerId": "o"}]}', "shop, members[0].userId: expected `str` of"),
+        (
+            '{"members": [{"userId": "u", "organizerId": "o", "locale": "very english"}]}',
+            "shop, members[0].locale: expected a language such as en or vi-VN.",
+        ),
+        (
+            '{"organizers": [{"id": "o1", "merchants": ["m"]}, {"id": "o2", "merchants": ["m"]}]}',
+            "shop, organizers[1]: merchant 'm' is under organizer 'o1' already.",
+        ),
+        (
+            '{"organizers": [{"id": "o1", "merchants": ["m"]}], '
+            '"members": [{"userId": "u", "organizerId": "o2", "merchantId": "m"}]}',
+            "shop, members[0]: merchant 'm' is under organizer 'o1' already.",
+        ),
+        ('{"grants": [{"userId": "u"}]}', "shop, grants[0]: it takes either role or permission."),
+        (
+            '{"grants": [{"userId": "u", "role": "r", "permission": "Activity.publish"}]}',
+            "shop, grants[0]: it takes either role or permission.",
+        ),
+        (
+            '{"grants": [{"userId": "u", "permission": "Activity.all"}]}',
+            "shop, grants[0]: there is no permission 'Activity.all'.",
+        ),
+        ('{"grants": [{"userId": "u\\u0000", "role": "r"}]}', "shop holds a NUL character"),
+        ("", "shop, line 1: it takes a JSON object, or CSV with the header userId,"),
+        ("userId,role\nu,r\n", "shop, line 1: it takes a JSON object, or CSV"),
+        ("userId,organizerId\nu\n", "shop, line 2: 1 cells instead of 2."),
+        ("userId,organizerId\nu,o\n,o\n", "shop, line 3: userId is missing."),
+        ("userId,organizerId,locale\nu,o,klingon!\n", "shop, line 2, locale: expected a language"),
+    ],
+)
+def test_a_bad_roster_is_refused_with_its_row(text: str, said: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        read_roster(text.encode(), "shop")
+    assert str(error.value).startswith(said)
+
+
+def test_a_roster_that_is_no_utf8_is_refused() -> None:
+    with pytest.raises(SignalError, match="shop is not UTF-8"):
+        read_roster(b"\xff\xfe{", "shop")
+
+
+def test_a_file_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nx_signal.cli.files import read_input
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ONE)))
+    assert read_input("-") == ONE

@@ -1,0 +1,123 @@
+"""Settings: where a value comes from, what it takes, and that secrets stay hidden."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from nx_signal.config import Settings, default_data_dir, flag_of, redact, settings_table
+from nx_signal.errors import SettingsError
+
+README = Path(__file__).parents[2] / "README.md"
+SECRETS = [field.name for field in dataclasses.fields(Settings) if field.metadata["secret"]]
+
+
+def test_the_readme_lists_the_settings_as_they_are() -> None:
+    text = README.read_text(encoding="utf-8")
+    _, marker, rest = text.partition("<!-- settings -->")
+    table, end, _ = rest.partition("<!-- /settings -->")
+    assert marker and end, "README.md holds the table between <!-- settings --> and <!-- /settings -->"
+    assert table.strip() == settings_table()
+
+
+def test_without_flags_and_variables_everything_has_its_default() -> None:
+    settings = Settings.load({}, {})
+    assert (settings.host, settings.port) == ("127.0.0.1", 31090)
+    assert (settings.database_url, settings.redis_url, settings.kafka_bootstrap_servers) == (None, None, None)
+    assert settings.data_dir == default_data_dir()
+
+
+def test_a_flag_wins_over_its_variable() -> None:
+    assert Settings.load({"port": "1"}, {"APP_ENV_PORT": "2"}).port == 1
+
+
+def test_a_variable_wins_over_the_default() -> None:
+    assert Settings.load({"port": None}, {"APP_ENV_PORT": "2"}).port == 2
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    settings = Settings.load({}, {"APP_ENV_PORT": "", "APP_ENV_REDIS_URL": ""})
+    assert (settings.port, settings.redis_url) == (31090, None)
+
+
+def test_the_data_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/srv/data")
+    assert Settings.load({}, {}).data_dir == Path("/srv/data/nx-signal")
+
+
+def test_a_tilde_in_the_data_directory_is_home() -> None:
+    assert Settings.load({"data_dir": "~/x"}, {}).data_dir == Path.home() / "x"
+
+
+def test_lists_are_separated_by_commas_and_trimmed() -> None:
+    settings = Settings.load({}, {"APP_ENV_CORS_ORIGINS": " https://a.example , https://b.example,"})
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "takes"),
+    [
+        ("APP_ENV_PORT", "http", "a whole number from 0 to 65535"),
+        ("APP_ENV_PORT", "65536", "a whole number from 0 to 65535"),
+        ("APP_ENV_PORT", "-1", "a whole number from 0 to 65535"),
+        ("APP_ENV_DRAIN_S", "nan", "seconds from 0.5 to 600"),
+        ("APP_ENV_DRAIN_S", "soon", "seconds from 0.5 to 600"),
+        ("APP_ENV_LOG_LEVEL", "loud", "one of debug, info, warning, error"),
+        ("APP_ENV_KAFKA_FALLBACK_MODE", "newest", "one of latest, earliest"),
+        ("APP_ENV_KAFKA_BOOTSTRAP_SERVERS", "broker", "host:port pairs separated by commas"),
+        ("APP_ENV_KAFKA_BOOTSTRAP_SERVERS", "broker:99999", "host:port pairs separated by commas"),
+        ("APP_ENV_TIME_ZONE", "Mars/Olympus", "an IANA time zone such as UTC or Asia/Ho_Chi_Minh"),
+        ("APP_ENV_JWKS_URL", "ftp://x", "a URL that starts with http:// or https://"),
+        ("APP_ENV_JWKS_URL", "http://x:port", "a URL that starts with http:// or https://"),
+    ],
+)
+def test_a_bad_value_names_the_variable_the_value_and_what_it_takes(
+    variable: str, value: str, takes: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.load({}, {variable: value})
+    assert str(error.value) == f"{variable} is {value!r}; it takes {takes}."
+    assert error.value.exit_status == 2
+
+
+def test_a_bad_value_of_a_flag_names_the_flag() -> None:
+    with pytest.raises(SettingsError, match=r"^--port is 'x'; it takes "):
+        Settings.load({"port": "x"}, {"APP_ENV_PORT": "1"})
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_bad_value_of_a_secret_is_not_repeated(name: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.load({name: "mysql://u:hunter2@db"}, {})
+    assert "hunter2" not in str(error.value)
+    assert flag_of(name) in str(error.value)
+
+
+def test_printing_the_settings_hides_passwords() -> None:
+    settings = Settings.load(
+        {
+            "database_url": "postgresql://app:hunter2@db:5432/signal?password=hunter3",
+            "redis_url": "redis://:hunter4@cache:6379/0",
+        },
+        {},
+    )
+    shown = repr(settings)
+    assert "hunter" not in shown
+    assert "postgresql://app:***@db:5432/signal" in shown
+    assert str(settings) == shown
+
+
+def test_an_address_without_a_password_is_shown_as_it_is() -> None:
+    assert redact("redis://cache:6379/0") == "redis://cache:6379/0"
+
+
+def test_every_setting_has_a_variable_a_flag_and_a_word_of_help() -> None:
+    variables = [field.metadata["env"] for field in dataclasses.fields(Settings)]
+    assert len(set(variables)) == len(variables)
+    for field in dataclasses.fields(Settings):
+        assert field.metadata["env"] == "APP_ENV_" + field.name.upper()
+        assert flag_of(field.name) == "--" + field.name.replace("_", "-")
+        assert field.metadata["help"].endswith(".")
+        assert f"`{field.metadata['env']}`" in settings_table()
