@@ -166,6 +166,14 @@ class _UpgradeRequested(Exception):
     """A WebSocket upgrade of `/stream` has arrived on a connection that served requests before."""
 
 
+class _H11(h11.Connection):
+    """Takes no notice of what follows a last request (`Connection: close`): h11 calls it an error, and
+    the 400 would take the place of the answer that is being made."""
+
+    def next_event(self) -> Any:
+        return h11.NEED_DATA if self.their_state is h11.MUST_CLOSE else super().next_event()
+
+
 class _Protocol(H11Protocol):
     """HTTP/1.1 alone: no HTTP/2, no WebSocket; errors below the application are problems too."""
 
@@ -184,7 +192,13 @@ class _Protocol(H11Protocol):
             server,
             shell.send,
         )
+        self.connection = _H11(h11.SERVER, max_incomplete_event_size=http.config.h11_max_incomplete_size)
         self._shell = shell
+
+    async def handle(self, event: Event) -> None:
+        if isinstance(event, RawData) and event.data and self.connection.their_state is h11.MUST_CLOSE:
+            return
+        await super().handle(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """The base class upgrades to HTTP/2 here."""
