@@ -215,8 +215,9 @@ def compose(
         now=now,
         max_buffer_bytes=settings.client_buffer_bytes,
     )
-    http = Http(create_app(api))
-    listener = Listener(partial(serve_stream, stream), http.serve, metrics, settings.max_connections)
+    to_stream = partial(serve_stream, stream)
+    http = Http(create_app(api), to_stream)
+    listener = Listener(to_stream, http.serve, metrics, settings.max_connections)
     return Parts(hub, pipeline, relay, sources, http, listener, health)
 
 

@@ -1,0 +1,298 @@
+"""Who hears of what, and that whoever missed something is told by the store. On Trio's mock clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from nx_signal.adapters.memory.store import MemoryDatabase
+from nx_signal.model import Dispatch, Draft
+from nx_signal.ports import Listening, Received, RelayEvent
+from nx_signal.stream.hub import HEAL_AFTER_S, Hub
+from nx_signal.telemetry.metrics import Metrics
+from stream_kit import FakeClient
+
+SWEEP_S = 10.0
+
+
+def now() -> datetime:
+    return datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Interest:
+    """A relay that only remembers which channels are wanted."""
+
+    def __init__(self) -> None:
+        self.channels: set[str] = set()
+
+    def listen(self, channels: Any) -> None:
+        self.channels.update(channels)
+
+    def unlisten(self, channels: Any) -> None:
+        self.channels.difference_update(channels)
+
+    async def run(self, outbound: Any, inbound: Any, task_status: Any) -> None:
+        raise AssertionError("not run here")
+
+
+class Instance:
+    def __init__(self) -> None:
+        self.database = MemoryDatabase(now)
+        self.relay = Interest()
+        to_relay, self.outbound = trio.open_memory_channel[tuple[Dispatch, ...]](8)
+        self.from_relay, self.inbound = trio.open_memory_channel[RelayEvent](8)
+        self.hub = Hub(
+            server_id="me",
+            store=self.database.inbox,
+            relay=self.relay,
+            outbound=to_relay,
+            metrics=Metrics(),
+            now=now,
+            resume_limit=500,
+            sweep_s=SWEEP_S,
+        )
+
+    async def connect(self, user_id: str, *, room: int | None = None) -> FakeClient:
+        client = FakeClient(user_id, room=room, wants_heal=self.hub.heal_soon)
+        self.hub.attach(client.session)
+        head = await self.hub.baseline(user_id)
+        client.session.begin(head.rev)
+        return client
+
+    async def notify(self, *user_ids: str, announce: bool = True, activity: str = "a") -> None:
+        drafts = [Draft(u, activity, "T", "o", None, None, "en", "c", "<p>c</p>", None, {}) for u in user_ids]
+        changes = await self.database.inbox.insert(drafts)
+        if announce:
+            self.hub.announce(changes)
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Instance]:
+    instance = Instance()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(instance.hub.run, instance.inbound)
+        yield instance
+        nursery.cancel_scope.cancel()
+
+
+def ephemeral(
+    kind: Any, target: str | None, exclude: frozenset[str] = frozenset(), server: str | None = None
+) -> Dispatch:
+    return Dispatch(kind, target, "ping", b'{"n":1}', exclude, server)
+
+
+async def test_a_new_row_reaches_every_session_of_its_recipient_and_nobody_else(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as instance:
+        phone, desk = await instance.connect("u1"), await instance.connect("u1")
+        other = await instance.connect("u2")
+        await instance.notify("u1")
+        assert phone.revs == desk.revs == [1] and other.events == []
+        assert phone.events[0][1]["unread"] == 1
+
+
+async def test_a_row_committed_between_registering_and_connected_is_delivered(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as instance:
+        client = FakeClient("u1", wants_heal=instance.hub.heal_soon)
+        instance.hub.attach(client.session)
+        head = await instance.hub.baseline("u1")
+        await instance.notify("u1")
+        assert client.wire.frames == []
+        client.session.begin(head.rev)
+        await trio.sleep(HEAL_AFTER_S * 2)
+        assert client.revs == [1]
+
+
+async def test_handshakes_that_come_together_share_one_query(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        calls = 0
+
+        async def count() -> None:
+            nonlocal calls
+            calls += 1
+            await trio.sleep(0.1)
+
+        instance.database.delay = count
+        async with trio.open_nursery() as nursery:
+            for n in range(50):
+                nursery.start_soon(instance.connect, f"u{n}")
+        assert len(instance.hub.sessions) == 50
+        assert calls <= 2
+
+
+async def test_a_change_that_nobody_announced_is_found_by_the_sweep(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        client = await instance.connect("u1")
+        await instance.notify("u1", announce=False)
+        await trio.sleep(SWEEP_S + 1)
+        assert client.revs == [1]
+
+
+async def test_a_gap_is_read_from_the_store_at_once_and_not_by_the_sweep(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        client = await instance.connect("u1")
+        await instance.notify("u1", announce=False, activity="lost")
+        await instance.notify("u1", activity="heard of")
+        assert client.revs == []
+        await trio.sleep(HEAL_AFTER_S * 2)
+        assert client.revs == [1, 2]
+
+
+async def test_once_the_relay_listens_again_what_was_missed_is_read(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        client = await instance.connect("u1")
+        await instance.notify("u1", announce=False)
+        await instance.from_relay.send(
+            Listening(frozenset({"ws:room:signal/notification/u1", "ws:broadcast"}))
+        )
+        await trio.sleep(HEAL_AFTER_S * 3)
+        assert client.revs == [1]
+
+
+async def test_a_change_announced_by_another_instance_is_one_of_the_log(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        client = await instance.connect("u1")
+        await instance.notify("u1", announce=False)
+        data = b'{"rev":1,"id":"5"}'
+        event = "observation/signal/notification/created"
+        dispatch = Dispatch("room", "signal/notification/u1", event, data, server_id="another")
+        await instance.from_relay.send(Received((dispatch, dispatch)))
+        await wait_all_tasks_blocked()
+        assert client.revs == [1]
+
+
+async def test_a_sister_service_cannot_move_an_inbox_s_revision(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        client = await instance.connect("u1")
+        event = "observation/signal/notification/created"
+        forged = Dispatch("room", "signal/notification/u1", event, b'{"rev":7}', server_id="emitter")
+        await instance.from_relay.send(Received((forged,)))
+        await wait_all_tasks_blocked()
+        assert client.events == [(event, {"rev": 7})], "delivered as it is"
+        await instance.notify("u1")
+        assert client.revs == [7, 1] and client.session.rev == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "heard"),
+    [
+        ("broadcast", None, {"a", "b", "c"}),
+        ("user", "u1", {"a", "b"}),
+        ("room", "ws-default", {"a", "b", "c"}),
+        ("room", "signal/merchant/m1", {"c"}),
+        ("room", "signal/notification/u2", {"c"}),
+        ("room", "nobody's", set()),
+        ("client", "a", {"a"}),
+        ("client", "gone", set()),
+    ],
+)
+async def test_a_send_reaches_exactly_those_it_names(
+    autojump_clock: MockClock, kind: str, target: str | None, heard: set[str]
+) -> None:
+    async with running() as instance:
+        clients = {
+            "a": await instance.connect("u1"),
+            "b": await instance.connect("u1"),
+            "c": await instance.connect("u2"),
+        }
+        instance.hub.join(clients["c"].session, ["signal/merchant/m1"])
+        if kind == "client" and target == "a":
+            target = clients["a"].session.client_id
+        await instance.hub.send(ephemeral(kind, target))
+        assert {name for name, client in clients.items() if client.events} == heard
+        assert await instance.outbound.receive() == (ephemeral(kind, target),), "the other instances too"
+
+
+async def test_excluded_clients_hear_nothing(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        one, two = await instance.connect("u1"), await instance.connect("u1")
+        await instance.hub.send(ephemeral("room", "ws-default", frozenset({one.session.client_id})))
+        assert one.events == [] and two.events == [("ping", {"n": 1})]
+
+
+async def test_who_left_a_room_or_the_hub_hears_nothing_more(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        stays, goes = await instance.connect("u1"), await instance.connect("u1")
+        instance.hub.join(stays.session, ["r"])
+        instance.hub.join(goes.session, ["r"])
+        instance.hub.leave(stays.session, ["r"])
+        instance.hub.detach(goes.session)
+        await instance.hub.send(ephemeral("room", "r"))
+        await instance.notify("u1")
+        assert [event for event, _ in stays.events] == ["observation/signal/notification/created"]
+        assert goes.events == []
+
+
+async def test_the_relay_is_asked_for_exactly_what_concerns_the_clients_here(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as instance:
+        assert instance.relay.channels == {"ws:broadcast"}
+        one, two = await instance.connect("u1"), await instance.connect("u1")
+        instance.hub.join(one.session, ["r"])
+        assert {
+            "ws:user:u1",
+            "ws:room:signal/notification/u1",
+            "ws:room:r",
+            "ws:room:ws-default",
+        } <= instance.relay.channels
+        assert f"ws:client:{one.session.client_id}" in instance.relay.channels
+        instance.hub.detach(one.session)
+        assert "ws:user:u1" in instance.relay.channels and "ws:room:r" not in instance.relay.channels
+        instance.hub.detach(two.session)
+        assert instance.relay.channels == {"ws:broadcast"}
+
+
+async def test_a_relay_that_takes_nothing_holds_up_no_announcement(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        client = await instance.connect("u1")
+        for n in range(50):
+            await instance.notify("u1", activity=f"a{n}")
+        assert client.revs == list(range(1, 51))
+
+
+async def test_one_stalled_client_changes_nothing_for_the_others(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        stalled, other = await instance.connect("u1", room=0), await instance.connect("u1")
+        for n in range(20):
+            await instance.notify("u1", activity=f"a{n}")
+        assert other.revs == list(range(1, 21)) and stalled.events == []
+        stalled.wire.drain()
+        await trio.sleep(HEAL_AFTER_S * 2)
+        assert stalled.revs == list(range(1, 21))
+
+
+async def test_a_store_that_is_away_delays_healing_and_refuses_handshakes(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        client = await instance.connect("u1")
+        await instance.notify("u1", announce=False, activity="lost")
+        await instance.notify("u1", activity="heard of")
+        instance.database.unavailable = True
+        with pytest.raises(Exception, match="connect again"):
+            await instance.connect("u2")
+        await trio.sleep(5)
+        assert client.revs == []
+        instance.database.unavailable = False
+        await trio.sleep(10)
+        assert client.revs == [1, 2]
+
+
+async def test_a_drain_tells_everybody_to_come_back_and_ends_them_1001(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        clients = [await instance.connect(f"u{n}") for n in range(5)]
+        began = trio.current_time()
+        await instance.hub.drain(2.0)
+        assert trio.current_time() - began <= 2.0
+        for client in clients:
+            ((event, data),) = client.events
+            assert event == "goaway" and 0 <= data["retryAfterMs"] <= 1000
+            assert client.session.end_with == (1001, "Server shutting down")
