@@ -162,7 +162,7 @@ class Texts:
     """One catalog, compiled in memory."""
 
     def __init__(self, po: Traversable, locale: str) -> None:
-        """Raises OSError, and ValueError for what is no PO file."""
+        """Raises OSError, and ValueError or PoFileError for what is no PO file."""
         self._catalog = pofile.read_po(io.BytesIO(po.read_bytes()), locale=locale, abort_invalid=True)
         compiled = io.BytesIO()
         mofile.write_mo(compiled, self._catalog)
@@ -252,7 +252,7 @@ def _read(folder: Traversable) -> Mapping[str, Texts]:
             continue
         try:
             texts[locale] = Texts(po, locale)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pofile.PoFileError) as error:
             raise SettingsError(f"{po} is no catalog of messages ({error}); mend it.") from None
     return texts
 
