@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
 from nx_signal.adapters._aio import DriverCancelled, close_within, open_border
 from nx_signal.errors import SourceUnavailable, StoreRejected
@@ -26,7 +26,7 @@ Produce: TypeAlias = Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]]
 
 @asynccontextmanager
 async def open_producer(servers: str, topic: str) -> AsyncIterator[Produce]:
-    """Raises SourceUnavailable when the brokers cannot be reached or do not confirm in time: some of
+    """Raises, inside groups of its nurseries, SourceUnavailable when the brokers cannot be reached or do not confirm in time: some of
     that batch may have been taken. StoreRejected for a message that they refuse for good."""
     async with open_border() as border:
         producer: AIOKafkaProducer | None = None
@@ -73,4 +73,8 @@ async def open_producer(servers: str, topic: str) -> AsyncIterator[Produce]:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, KafkaConnectionError):
+        return "no broker answers there."
+    if isinstance(error, TimeoutError):
+        return "no answer in time."
     return str(error) or type(error).__name__

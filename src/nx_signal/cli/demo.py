@@ -26,7 +26,6 @@ from nx_signal.client.stream import Stream, StreamClosed, open_stream
 from nx_signal.config import Settings
 from nx_signal.model import Json, Member, Organizer, Roster
 from nx_signal.stream.topics import CREATED
-from nx_signal.telemetry.logs import configure_logs
 
 PAUSE_S = 2.5
 """Between two activities: time to read one."""
@@ -168,7 +167,6 @@ class Screen:
 
 def run(settings: Settings, *, keeps_data: bool, seconds: int | None) -> None:
     """Show it until signalled, or for so many seconds."""
-    configure_logs("error", "auto")
     with ExitStack() as stack:
         data_dir = settings.data_dir
         if not keeps_data:

@@ -32,8 +32,12 @@ TOKEN_TTL_S = 3600
 LONGEST_PAUSE_S = 15.0
 LOOK_TIMEOUT_S = 5.0
 STDOUT = 1
-HOPELESS = frozenset({AUTHENTICATION_FAILED[0], ENCRYPTION_REQUIRED[0], PROTOCOL_ERROR})
-"""Refusals that the same token and the same client would meet again."""
+HOPELESS = frozenset({ENCRYPTION_REQUIRED[0], PROTOCOL_ERROR})
+"""Refusals that the same client would meet again."""
+
+
+class ListenFailed(SignalError):
+    """Trying again with the same token would end the same way."""
 
 
 def run(
@@ -103,6 +107,9 @@ class Listener:
                     await self._print_all(stream)
                     return
             except HandshakeRefused as error:
+                if error.code == AUTHENTICATION_FAILED[0]:
+                    hint = "Pass that server's --data-dir, or a --token that it takes."
+                    raise ListenFailed(f"{error} {hint}") from None
                 if error.code in HOPELESS or not self._reconnect:
                     raise
                 _say(f"{error} Trying again.")

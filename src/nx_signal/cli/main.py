@@ -72,6 +72,10 @@ def _run(options: argparse.Namespace) -> None:
     flags = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(Settings)}
     # The demo is self-contained: what the environment says of real services is not its business.
     settings = Settings.load(flags, {} if options.command == "demo" else None)
+    if options.command not in ("serve", "token"):
+        from nx_signal.telemetry.logs import configure_logs
+
+        configure_logs("error", settings.log_format)  # the command itself says what happened
     match options.command:
         case "serve":
             from nx_signal.cli import serve

@@ -17,10 +17,11 @@ from nx_signal.errors import SettingsError, SignalError, SourceUnavailable, Stor
 MAX_BATCH_MESSAGES = 1_000
 MAX_BATCH_BYTES = 1_000_000
 """A little below what the server takes in one body (1 MiB): brackets and commas come on top."""
-TRIES = 6
+TRIES = 5
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
 TOKEN_TTL_S = 3600
+UNAUTHORIZED = 401
 
 
 class PublishFailed(SignalError):
@@ -129,7 +130,7 @@ async def _post(url: str, token: str, messages: Sequence[Message]) -> int:
             try:
                 accepted += len(await _post_batch(rest, [msgspec.Raw(message.body) for message in batch]))
             except (RestRefused, RestUnavailable) as error:
-                raise PublishFailed(str(error) + _so_far(accepted, len(messages))) from None
+                raise PublishFailed(f"{error}{_hint(error)}{_so_far(accepted, len(messages))}") from None
     return accepted
 
 
@@ -157,6 +158,12 @@ async def _produce(settings: Settings, messages: Sequence[Message]) -> int:
                 raise PublishFailed(str(error) + _so_far(accepted, len(messages))) from None
             accepted += len(batch)
     return accepted
+
+
+def _hint(error: SignalError) -> str:
+    if isinstance(error, RestRefused) and error.status == UNAUTHORIZED:
+        return " Pass that server's --data-dir, or a --token that it takes."
+    return ""
 
 
 def _so_far(accepted: int, all: int) -> str:

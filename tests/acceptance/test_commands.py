@@ -1,0 +1,547 @@
+"""The commands as their users run them: processes, files, pipes, signals, exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from services import free_port
+
+COMMAND = [sys.executable, "-m", "nx_signal"]
+PATIENCE_S = 30.0
+"""For one step on a busy machine; nothing waits that long when it works."""
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("APP_ENV_")}
+ROSTER = {
+    "organizers": [{"id": "o1", "locale": "vi", "merchants": ["m1", "m2"]}],
+    "members": [
+        {"userId": "owner", "organizerId": "o1", "merchantId": None, "role": "owner", "locale": "en"},
+        {"userId": "an", "organizerId": "o1", "merchantId": "m1", "role": "staff", "locale": None},
+        {"userId": "bo", "organizerId": "o1", "merchantId": "m2", "role": "staff", "locale": "en"},
+    ],
+    "grants": [{"userId": "op", "role": "signal-operator"}],
+}
+CREATED = "observation/signal/notification/created"
+
+
+def run(
+    *arguments: str | Path, input: str = "", env: Mapping[str, str] = ENVIRONMENT
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], input=input, env=env, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+
+
+def said(process: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence on stderr of a command that printed nothing else."""
+    assert process.stdout == ""
+    assert process.stderr.count("\n") == 1, process.stderr
+    return process.stderr
+
+
+def payment(event_id: str | None, *recipients: str, **more: Any) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "eventType": "PAYMENT_SUCCESS",
+        "recipientScope": "users",
+        "recipientIds": list(recipients),
+        "actorId": "customer",
+        "actor": {"id": "customer", "name": "Chi", "type": "customer"},
+        "organizerId": "o1",
+        "data": {"payment": {"subject": event_id, "amount": 5, "currency": "USD"}},
+        "occurredAt": "2026-01-02T03:04:05Z",
+    }
+    return message | ({} if event_id is None else {"eventId": event_id}) | more
+
+
+@dataclass
+class Server:
+    """`nx-signal serve` with everything embedded, as a process."""
+
+    data_dir: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def stream(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/stream"
+
+    def start(self) -> None:
+        with (self.data_dir / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*COMMAND, "serve", "--port", str(self.port), "--data-dir", self.data_dir],
+                env=ENVIRONMENT,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._ready():
+            assert self.process.poll() is None, (self.data_dir / "serve.log").read_text()
+            assert time.monotonic() < deadline, (self.data_dir / "serve.log").read_text()
+            time.sleep(0.02)
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(PATIENCE_S)
+
+    def token(self, user: str, *more: str) -> str:
+        process = run("token", "--user", user, "--data-dir", self.data_dir, *more)
+        assert process.returncode == 0, process.stderr
+        return process.stdout.strip()
+
+    def get(self, user: str, path: str) -> Any:
+        if user not in self.tokens:
+            self.tokens[user] = self.token(user)
+        answer = httpx.get(
+            f"{self.url}/v1/api/signal{path}",
+            headers={"Authorization": f"Bearer {self.tokens[user]}"},
+            timeout=PATIENCE_S,
+            trust_env=False,
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def publish(self, *messages: dict[str, Any]) -> None:
+        process = run(
+            "publish", "-", "--url", self.url, "--data-dir", self.data_dir, input=json.dumps(messages)
+        )
+        assert (process.returncode, process.stdout) == (0, f"accepted {len(messages)}\n"), process.stderr
+
+    def settled(self, user: str, total: int) -> Any:
+        """The user's page once it holds so many; what was accepted becomes rows a moment later."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (page := self.get(user, "/notifications?limit=100"))["total"] < total:
+            assert time.monotonic() < deadline, page["total"]
+            time.sleep(0.02)
+        return page
+
+
+class Listener:
+    """`nx-signal listen` as a process; `connected` and `frame` wait for its next words."""
+
+    def __init__(self, server: Server, user: str, *more: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                *COMMAND,
+                "listen",
+                "--user",
+                user,
+                "--url",
+                server.stream,
+                "--data-dir",
+                server.data_dir,
+                *more,
+            ],
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def connected(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if "connected to" in line:
+                return
+        raise AssertionError("listen ended before it was connected")
+
+    def frame(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate(timeout=PATIENCE_S)[1]
+        frame = json.loads(line)
+        assert set(frame) == {"event", "data"}
+        return frame
+
+    def created(self) -> str:
+        """The subject of the next created notification's payment; other events are passed over."""
+        while (frame := self.frame())["event"] != CREATED:
+            pass
+        return str(frame["data"]["data"]["payment"]["subject"])
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
+        """(exit status, the rest of stdout, the rest of stderr)"""
+        self.process.send_signal(how)
+        out, err = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, out, err
+
+
+@contextlib.contextmanager
+def serving(data_dir: Path) -> Iterator[Server]:
+    server = Server(data_dir, free_port())
+    server.start()
+    try:
+        yield server
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+@contextlib.contextmanager
+def listening(server: Server, user: str, *more: str) -> Iterator[Listener]:
+    listener = Listener(server, user, *more)
+    try:
+        yield listener
+    finally:
+        listener.process.kill()
+        listener.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the module; each test uses users of its own."""
+    data_dir = tmp_path_factory.mktemp("data")
+    process = run("members", "load", "-", "--data-dir", data_dir, input=json.dumps(ROSTER))
+    assert process.returncode == 0, process.stderr
+    with serving(data_dir) as server:
+        yield server
+
+
+# --- token ---
+
+
+def test_token_prints_the_token_alone(tmp_path: Path) -> None:
+    process = run(
+        "token", "--user", "u1", "--permission", "Activity.publish", "--permission", "DeadLetter.find",
+        "--role", "signal-operator", "--ttl", "60", "--data-dir", tmp_path,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")
+    token, end = process.stdout[:-1], process.stdout[-1]
+    assert end == "\n" and re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", token)
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert claims["sub"] == "u1"
+    assert claims["exp"] - claims["iat"] == 60
+    assert claims["permissions"] == ["Activity.publish", "DeadLetter.find"]
+    assert claims["roles"] == ["signal-operator"]
+
+
+def test_token_takes_the_data_directory_from_the_environment(tmp_path: Path) -> None:
+    process = run("token", "--user", "u1", env=ENVIRONMENT | {"APP_ENV_DATA_DIR": str(tmp_path)})
+    assert process.returncode == 0
+    assert (tmp_path / "issuer-key.pem").exists()
+
+
+def test_token_is_refused_where_another_issuer_is_in_charge(tmp_path: Path) -> None:
+    environment = ENVIRONMENT | {"APP_ENV_JWKS_URL": "http://issuer.example/jwks"}
+    process = run("token", "--user", "u1", "--data-dir", tmp_path, env=environment)
+    assert process.returncode == 2
+    assert "http://issuer.example/jwks" in said(process)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_directory_that_cannot_be_written_is_said_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    process = run("token", "--user", "u1", "--data-dir", tmp_path / "file")
+    assert process.returncode == 2
+    assert str(tmp_path / "file") in said(process)
+
+
+# --- migrate and members ---
+
+
+def test_migrate_prints_its_steps_and_then_has_nothing_left_to_do(tmp_path: Path) -> None:
+    first, second = (run("migrate", "--data-dir", tmp_path / "new") for _ in range(2))
+    assert (first.returncode, first.stderr) == (second.returncode, second.stderr) == (0, "")
+    assert len(first.stdout.splitlines()) >= 2
+    assert second.stdout == "The schema is up to date.\n"
+
+
+def test_migrate_says_in_one_sentence_that_the_database_is_away() -> None:
+    process = run("migrate", "--database-url", f"postgresql://app:hunter2@127.0.0.1:{free_port()}/signal")
+    assert process.returncode == 1
+    assert "hunter2" not in said(process)
+
+
+def test_migrate_and_members_work_on_postgresql(postgres_url: str, tmp_path: Path) -> None:
+    too_early = run("members", "load", "-", "--database-url", postgres_url, input=json.dumps(ROSTER))
+    assert too_early.returncode == 1
+    assert "nx-signal migrate" in said(too_early)
+    migrated = run("migrate", "--database-url", postgres_url)
+    assert migrated.returncode == 0, migrated.stderr
+    for _ in range(2):
+        loaded = run("members", "load", "-", "--database-url", postgres_url, input=json.dumps(ROSTER))
+        assert (loaded.returncode, loaded.stderr) == (0, "")
+
+
+def test_members_load_says_how_much_and_can_be_repeated(tmp_path: Path) -> None:
+    (tmp_path / "shop.json").write_text(json.dumps(ROSTER))
+    for _ in range(2):
+        process = run("members", "load", tmp_path / "shop.json", "--data-dir", tmp_path / "data")
+        assert (process.returncode, process.stderr) == (0, "")
+        assert process.stdout == "Loaded 1 organizer, 2 merchants, 3 memberships, 1 grant.\n"
+
+
+def test_members_load_names_the_row_that_is_wrong_and_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "shop.csv").write_text("userId,organizerId\nu1,o1\nu2\n")
+    process = run("members", "load", tmp_path / "shop.csv", "--data-dir", tmp_path / "data")
+    assert process.returncode == 2
+    assert f"{tmp_path / 'shop.csv'}, line 3: " in said(process)
+    assert not (tmp_path / "data").exists()
+
+
+def test_members_of_a_csv_file_are_reached_in_their_language(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text(
+        "userId,organizerId,merchantId,role,locale\ncsv-1,o9,m9,staff,vi\ncsv-2,o9,m9,staff,en\n"
+    )
+    loaded = run("members", "load", tmp_path / "more.csv", "--data-dir", server.data_dir)
+    assert loaded.stdout == "Loaded 1 organizer, 1 merchant, 2 memberships, 0 grants.\n"
+    server.publish(payment("csv", organizerId="o9", merchantId="m9", recipientScope="merchant"))
+    locales = {user: server.settled(user, 1)["data"][0]["locale"] for user in ("csv-1", "csv-2")}
+    assert locales == {"csv-1": "vi", "csv-2": "en"}
+
+
+# --- publish ---
+
+
+def test_publish_takes_lines_from_a_pipe(server: Server) -> None:
+    lines = "\n".join(json.dumps(payment(f"line-{n}", "lines")) for n in range(3))
+    process = run("publish", "-", "--url", server.url, "--data-dir", server.data_dir, input=lines)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "accepted 3\n", "")
+    assert [row["data"]["payment"]["subject"] for row in server.settled("lines", 3)["data"]] == [
+        "line-2",
+        "line-1",
+        "line-0",
+    ]
+
+
+def test_publish_takes_a_file_of_more_than_one_request(server: Server, tmp_path: Path) -> None:
+    many = [payment(f"many-{n}", "many") for n in range(2_100)]
+    (tmp_path / "many.json").write_text(json.dumps(many))
+    process = run("publish", tmp_path / "many.json", "--url", server.url, "--data-dir", server.data_dir)
+    assert process.stdout == "accepted 2100\n", process.stderr
+    server.settled("many", 2_100)
+
+
+def test_publishing_the_same_event_again_makes_no_second_row(server: Server) -> None:
+    server.publish(payment("twice", "twice"))
+    server.publish(payment("twice", "twice"), payment("after", "twice"))
+    assert server.settled("twice", 2)["total"] == 2
+
+
+def test_publish_takes_a_token_instead_of_making_one(server: Server, tmp_path: Path) -> None:
+    token = server.token("publisher", "--permission", "Activity.publish")
+    process = run(
+        "publish", "-", "--url", server.url, "--token", token, "--data-dir", tmp_path / "unused",
+        input=json.dumps(payment(None, "tokens")),
+    )  # fmt: skip
+    assert process.stdout == "accepted 1\n", process.stderr
+    assert not (tmp_path / "unused").exists()
+
+
+def test_publish_with_a_token_of_another_issuer_fails_in_one_sentence(server: Server, tmp_path: Path) -> None:
+    process = run(
+        "publish", "-", "--url", server.url, "--data-dir", tmp_path, input=json.dumps(payment("x", "x"))
+    )
+    assert process.returncode == 1
+    assert "401" in said(process) and "--data-dir" in process.stderr
+
+
+def test_publish_repeats_what_the_server_says_is_wrong(server: Server) -> None:
+    broken = payment("broken", "u") | {"recipientScope": "everybody"}
+    process = run(
+        "publish", "-", "--url", server.url, "--data-dir", server.data_dir, input=json.dumps(broken)
+    )
+    assert process.returncode == 1
+    assert "recipientScope" in said(process)
+
+
+def test_publish_gives_up_on_a_server_that_is_away(tmp_path: Path) -> None:
+    process = run(
+        "publish", "-", "--url", f"http://127.0.0.1:{free_port()}", "--data-dir", tmp_path,
+        input=json.dumps(payment("x", "x")),
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "cannot be reached" in said(process)
+
+
+def test_publish_to_kafka_gives_up_on_brokers_that_are_away() -> None:
+    process = run(
+        "publish", "-", "--kafka-bootstrap-servers", f"127.0.0.1:{free_port()}",
+        input=json.dumps(payment("x", "x")),
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "cannot be reached" in said(process)
+
+
+def test_publish_needs_messages(tmp_path: Path) -> None:
+    process = run("publish", "-", "--data-dir", tmp_path)
+    assert process.returncode == 2
+    assert said(process) == (
+        "nx-signal publish: standard input is empty; it takes a message, a list, or one a line.\n"
+    )
+
+
+# --- listen ---
+
+
+def test_listen_prints_each_frame_as_a_line_at_once(server: Server) -> None:
+    with listening(server, "live") as listener:
+        listener.connected()
+        server.publish(payment("first", "live", "somebody-else"))
+        frame = listener.frame()
+        assert frame["event"] == CREATED
+        assert frame["data"]["content"].startswith("Payment of $5.00 for first succeeded")
+        assert (frame["data"]["rev"], frame["data"]["unread"]) == (1, 1)
+        server.publish(payment("for others", "somebody-else"), payment("second", "live"))
+        assert listener.created() == "second"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_listen_stops_cleanly_when_it_is_signalled(server: Server, how: signal.Signals) -> None:
+    with listening(server, "signalled") as listener:
+        listener.connected()
+        assert listener.end(how) == (0, "", "")
+
+
+def test_listen_resumes_from_a_revision(server: Server) -> None:
+    server.publish(*(payment(f"past-{n}", "past") for n in range(3)))
+    server.settled("past", 3)
+    with listening(server, "past", "--resume", "1", "--count", "3") as listener:
+        out, _ = listener.process.communicate(timeout=PATIENCE_S)
+    frames = [json.loads(line) for line in out.splitlines()]
+    assert [frame["data"]["rev"] for frame in frames] == [2, 3, 3]
+    assert frames[-1]["event"] == "observation/signal/notification/state"
+    assert listener.process.returncode == 0
+
+
+def test_listen_ends_quietly_when_nobody_reads_it_any_more(server: Server) -> None:
+    with listening(server, "piped") as listener:
+        listener.connected()
+        assert listener.process.stdout is not None and listener.process.stderr is not None
+        listener.process.stdout.close()
+        server.publish(payment("unread", "piped"))
+        assert listener.process.wait(PATIENCE_S) == 0
+        assert listener.process.stderr.read() == ""
+
+
+def test_listen_comes_back_after_a_crash_and_misses_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, listening(server, "faithful") as listener:
+        listener.connected()
+        server.end(signal.SIGKILL)
+        server.start()
+        server.publish(payment("during", "faithful"))
+        assert listener.created() == "during"
+        server.end(signal.SIGTERM)
+        server.start()
+        server.publish(payment("after", "faithful"))
+        assert listener.created() == "after"
+        status, rest, _ = listener.end()
+        assert status == 0
+        assert CREATED not in rest
+
+
+def test_listen_fails_where_its_token_is_refused(server: Server, tmp_path: Path) -> None:
+    process = run("listen", "--user", "u", "--url", server.stream, "--data-dir", tmp_path)
+    assert process.returncode == 1
+    assert "Authentication failed" in said(process)
+
+
+def test_listen_without_reconnecting_fails_when_nobody_is_there(tmp_path: Path) -> None:
+    process = run(
+        "listen", "--user", "u", "--no-reconnect", "--url", f"ws://127.0.0.1:{free_port()}",
+        "--data-dir", tmp_path,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "cannot be reached" in said(process)
+
+
+# --- serve ---
+
+
+def test_serve_ends_with_status_0_when_it_is_told_to(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert server.end(signal.SIGTERM) == 0
+
+
+def test_serve_says_in_one_sentence_that_the_port_is_taken(server: Server, tmp_path: Path) -> None:
+    process = run("serve", "--port", str(server.port), "--data-dir", tmp_path, "--log-level", "error")
+    assert process.returncode == 1
+    assert "Traceback" not in said(process)
+
+
+# --- demo ---
+
+PEOPLE = {"Mai", "David", "Linh", "Tom", "Hoa"}
+
+
+def told(output: str) -> list[tuple[str, dict[str, str]]]:
+    """(what happened, {who received it: what}) for each activity of the demo."""
+    happened: list[tuple[str, dict[str, str]]] = []
+    for line in output.splitlines():
+        if match := re.match(r"\d\d:\d\d:\d\d  (.+)", line):
+            happened.append((match[1], {}))
+        elif match := re.match(r"    -> (\w+) +(.+)", line):
+            happened[-1][1][match[1]] = match[2]
+    return happened
+
+
+def test_the_demo_shows_what_reaches_whom_in_which_language_and_stops_by_itself() -> None:
+    process = run("demo", "--seconds", "9")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "\x1b" not in process.stdout
+    first, second, third = told(process.stdout)[:3]
+    assert "pays 45,000 VND" in first[0]
+    assert set(first[1]) == {"David", "Linh"}
+    assert "Payment of ₫45,000" in first[1]["David"]
+    assert "Payment" not in first[1]["Linh"] and "45.000" in first[1]["Linh"]
+    assert set(second[1]) == {"Tom", "Hoa"}
+    assert "Order" in second[1]["Tom"] and "Order" not in second[1]["Hoa"]
+    assert set(third[1]) == PEOPLE
+
+
+def test_the_demo_can_be_tried_out_as_it_says(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "demo", "--data-dir", tmp_path],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stdout is not None
+        try:
+            intro = ""
+            while "Ctrl-C" not in intro:
+                intro += demo.stdout.readline()
+            publish = re.search(r"echo '(.+)' \| nx-signal (publish .+)", intro)
+            listen = re.search(r"nx-signal (listen .+)", intro)
+            assert publish and listen
+            listened = run(*listen[1].split(), "--resume", "0", "--count", "1")
+            assert listened.returncode == 0, listened.stderr
+            published = run(*publish[2].split(), input=publish[1])
+            assert published.stdout == "accepted 1\n", published.stderr
+            for line in demo.stdout:
+                if "$5.00" in line:
+                    assert "Tom" in line
+                    break
+            demo.send_signal(signal.SIGINT)
+            _, errors = demo.communicate(timeout=PATIENCE_S)
+            assert (demo.returncode, errors) == (0, "")
+        finally:
+            demo.kill()
