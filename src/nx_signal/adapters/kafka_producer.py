@@ -26,8 +26,9 @@ Produce: TypeAlias = Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]]
 
 @asynccontextmanager
 async def open_producer(servers: str, topic: str) -> AsyncIterator[Produce]:
-    """Raises, inside groups of its nurseries, SourceUnavailable when the brokers cannot be reached or do not confirm in time: some of
-    that batch may have been taken. StoreRejected for a message that they refuse for good."""
+    """Raises SourceUnavailable when the brokers cannot be reached (inside groups of its nurseries);
+    `produce` does when they do not confirm in time: some of that batch may have been taken. It raises
+    StoreRejected for a message that they refuse for good."""
     async with open_border() as border:
         producer: AIOKafkaProducer | None = None
 
