@@ -36,7 +36,7 @@ class Peer:
 
 @asynccontextmanager
 async def connected(
-    *, max_buffer_bytes: int = 100_000, stall_s: float = 30.0
+    *, max_buffer_bytes: int = 100_000, stall_s: float = 30.0, last_word_s: float = 5.0
 ) -> AsyncIterator[tuple[Wire, Peer]]:
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     host, port = listener.socket.getsockname()
@@ -47,7 +47,9 @@ async def connected(
         # Small kernel buffers: a client that does not read is noticed after a few frames.
         server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        wire = Wire(server, b"", nursery, max_buffer_bytes=max_buffer_bytes, stall_s=stall_s)
+        wire = Wire(
+            server, b"", nursery, max_buffer_bytes=max_buffer_bytes, stall_s=stall_s, last_word_s=last_word_s
+        )
         try:
             yield wire, Peer(client)
         finally:
@@ -176,7 +178,7 @@ async def test_a_client_that_takes_nothing_is_given_up_and_still_gets_its_close_
 
 
 async def test_a_client_that_never_reads_again_is_cut_off() -> None:
-    async with connected(stall_s=0.1) as (wire, _):
+    async with connected(stall_s=0.1, last_word_s=0.1) as (wire, _):
         wire.on_stalled = lambda: wire.give_up(4008, "Slow consumer")
         await fill(wire, Kind.INBOX)
         with trio.fail_after(5):

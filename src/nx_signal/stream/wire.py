@@ -19,6 +19,9 @@ import trio
 STALL_S = 30.0
 """A client whose kernel buffer takes nothing for this long is a slow consumer."""
 
+LAST_WORD_S = 5.0
+"""What a slow consumer then has to take the close frame, before it is cut off."""
+
 LINGER_S = 2.0
 """After our close: how long the peer may take to read the rest and close its side."""
 
@@ -76,6 +79,7 @@ class Wire(trio.abc.HalfCloseableStream):
         *,
         max_buffer_bytes: int,
         stall_s: float = STALL_S,
+        last_word_s: float = LAST_WORD_S,
     ) -> None:
         self.socket = stream.socket
         self._stream = stream
@@ -84,6 +88,7 @@ class Wire(trio.abc.HalfCloseableStream):
         self._nursery = nursery
         self._max_buffer_bytes = max_buffer_bytes
         self._stall_s = stall_s
+        self._last_word_s = last_word_s
         self._waiting: deque[tuple[Kind, bytes | memoryview]] = deque()
         self._waiting_bytes = 0
         self._head_is_partial = False
@@ -176,7 +181,8 @@ class Wire(trio.abc.HalfCloseableStream):
     async def _flush(self) -> None:
         try:
             while self._waiting and not self._gone:
-                with trio.move_on_after(self._stall_s) as patience:
+                patience_s = self._last_word_s if self._close_sent else self._stall_s
+                with trio.move_on_after(patience_s) as patience:
                     await trio.lowlevel.wait_writable(self._fd)
                 if patience.cancelled_caught:
                     if self._close_sent:  # the close itself does not get through either
