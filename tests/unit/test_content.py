@@ -246,9 +246,28 @@ class Outline(HTMLParser):
         raise AssertionError("a declaration")
 
 
-MARKS = (
-    "< > & \" ' ` * ** _ ~~ [ ]( ) ! # \\ | <script> </p> <!-- --> <a/href=javascript:x> &lt; &#60;".split()
-)
+MARKS = [
+    "<",
+    ">",
+    "&",
+    '"',
+    "'",
+    "`",
+    "*",
+    "**",
+    "_",
+    "~~",
+    "[",
+    "](",
+    ")",
+    "!",
+    "#",
+    "\\",
+    "|",
+    "<!--",
+    "-->",
+]
+TAGS = ["<script>", "</p>", "<a href=javascript:x>", "&lt;", "&#60;"]
 OTHERS = [
     "{amount}",
     "{name}",
@@ -266,7 +285,7 @@ OTHERS = [
 ]
 HOSTILE = st.one_of(
     st.text(st.characters(exclude_categories=())),
-    st.lists(st.sampled_from(MARKS + OTHERS)).map("".join),
+    st.lists(st.sampled_from(MARKS + TAGS + OTHERS)).map("".join),
 )
 
 
@@ -350,6 +369,7 @@ def test_a_template_gives_allowed_tags_only(source: str, markup: str) -> None:
         "\ue000",
         "[x]({url})",
         "[x](https://x.example/{url})",
+        "[{url}](/{url})",
         '[x](/a "{title}")',
         "![{alt}](/x.png)",
         "```{lang}\nx\n```",
@@ -455,6 +475,13 @@ def test_what_is_not_translated_is_said_in_english_altogether(tmp_path: Path) ->
     rendered = stock_renderer(tmp_path).render(activity("STOCK_LOW", {"left": -1}), "vi")
     assert rendered.locale == "en"
     assert rendered.content == f"1,234.5 and ₫5 at Nov 21, 2026, 3:25{NNBSP}AM"
+
+
+def test_text_of_another_packages_type_is_cleaned_too(tmp_path: Path) -> None:
+    low = activity("STOCK_LOW", {"left": 1, "name": "<b>\u202e\0\n" + "x" * 300})
+    rendered = stock_renderer(tmp_path).render(low, "en")
+    assert rendered.content == "The last <b> " + "x" * 195 + "…"
+    assert rendered.content_html == "<p>The last <strong>&lt;b&gt; " + "x" * 195 + "…</strong></p>"
 
 
 def test_a_type_of_another_package_cannot_give_an_unsafe_action(tmp_path: Path) -> None:

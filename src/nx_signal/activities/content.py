@@ -32,7 +32,6 @@ FIRST_STAND_IN = 0xE000
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _STAND_IN = re.compile("([\ue000-\uf8ff])")
-_STAND_IN_IN_TAG = re.compile("<[^>]*[\ue000-\uf8ff]")
 _PLAIN_BREAKS = {"softbreak": " ", "hardbreak": "\n"}
 _markdown = MarkdownIt("commonmark", {"html": False})
 
@@ -58,7 +57,8 @@ class Template:
 
     def __init__(self, source: str) -> None:
         """Raises ValueError for a stray brace and for a placeholder where it cannot be escaped."""
-        self.placeholders = tuple(dict.fromkeys(_PLACEHOLDER.findall(source)))
+        used = _PLACEHOLDER.findall(source)
+        self.placeholders = tuple(dict.fromkeys(used))
         names = {chr(FIRST_STAND_IN + index): name for index, name in enumerate(self.placeholders)}
         marked = source
         for stand_in, name in names.items():
@@ -73,12 +73,10 @@ class Template:
             url_schemes={"http", "https"},
             link_rel="noopener",
         )
-        if _STAND_IN_IN_TAG.search(markup):
-            raise ValueError("a placeholder can be no part of a link's address")
         self._html = _pieces(markup, names)
         self._text = _pieces(_plain(tokens), names)
-        if not {*self._html[1::2]} == {*self._text[1::2]} == {*self.placeholders}:
-            raise ValueError("a placeholder is lost in the Markdown")
+        if not sorted(self._html[1::2]) == sorted(self._text[1::2]) == sorted(used):
+            raise ValueError("a placeholder stands in a link's address or where Markdown drops it")
 
     def fill(self, values: Mapping[str, str]) -> tuple[str, str]:
         """(text, HTML)"""
