@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 
 import trio
 
+from nx_signal.adapters._values import json_text, require_storable
 from nx_signal.adapters.memory.directory import MemoryDirectory
 from nx_signal.adapters.snowflake import PREFERRED_WORKER, Snowflakes
-from nx_signal.errors import StoreRejected, StoreUnavailable
+from nx_signal.errors import StoreUnavailable
 from nx_signal.model import (
     Backlog,
     Change,
@@ -123,19 +124,18 @@ class MemoryInbox:
 
     async def insert(self, drafts: Sequence[Draft]) -> Sequence[Change]:
         await self._db.begin()
-        for draft in drafts:
-            _refuse_unstorable(draft)
+        data = [_checked(draft) for draft in drafts]
         created_at = self._db.stamp()
         changes: list[Change] = []
-        for draft in drafts:
+        for draft, text in zip(drafts, data, strict=True):
             key = (draft.activity_id, draft.recipient_id)
             if key not in self._written:
                 self._written.add(key)
-                changes.append(self._create(draft, created_at))
+                changes.append(self._create(draft, json.loads(text), created_at))
         await self._db.end()
         return changes
 
-    def _create(self, draft: Draft, created_at: datetime) -> Created:
+    def _create(self, draft: Draft, data: Mapping[str, Json], created_at: datetime) -> Created:
         box = self._boxes.setdefault(draft.recipient_id, _Box(draft.recipient_id))
         rev = len(box.log) + 1
         row = Notification(
@@ -152,7 +152,7 @@ class MemoryInbox:
             content=draft.content,
             content_html=draft.content_html,
             action_url=draft.action_url,
-            data=json.loads(json.dumps(draft.data)),
+            data=data,
             is_read=False,
             read_at=None,
             created_at=created_at,
@@ -309,38 +309,11 @@ def _matching(box: _Box, where: InboxFilter) -> Iterator[Notification]:
             yield row
 
 
-def _refuse_unstorable(draft: Draft) -> None:
-    """The real stores hold neither NUL characters nor lone surrogates: this one takes no more than they."""
+def _checked(draft: Draft) -> str:
+    """The data as JSON. Raises StoreRejected for what the durable stores do not take."""
     for name in _TEXTS:
-        text = getattr(draft, name)
-        if text is not None:
-            _refuse_text(name, text)
-    _refuse_json(draft.data)
-
-
-def _refuse_json(value: Json) -> None:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError) as error:
-        raise StoreRejected(f"data cannot be stored: {error}.") from None
-    pending = [value]
-    while pending:
-        match pending.pop():
-            case str() as text:
-                _refuse_text("data", text)
-            case Mapping() as each:
-                pending.extend((*each.keys(), *each.values()))
-            case list() | tuple() as each:
-                pending.extend(each)
-
-
-def _refuse_text(name: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise StoreRejected(f"{name} holds half of a surrogate pair, which is no character.") from None
-    if "\0" in text:
-        raise StoreRejected(f"{name} holds a NUL character.")
+        require_storable(name, getattr(draft, name))
+    return json_text("data", draft.data)
 
 
 class MemoryDeadLetters:

@@ -1,0 +1,1 @@
+"""The embedded store and journal: SQLite files in the data directory."""

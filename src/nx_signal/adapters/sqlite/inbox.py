@@ -1,0 +1,396 @@
+"""The inboxes in SQLite. Every statement that reads or changes rows names the recipient."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from nx_signal.adapters._values import json_text, require_storable, storable
+from nx_signal.adapters.sqlite.file import MAX_INTEGER, SQL, Row, SqliteFile, clamped, from_ms, to_ms
+from nx_signal.model import (
+    Backlog,
+    Change,
+    Created,
+    Deleted,
+    Draft,
+    Head,
+    InboxFilter,
+    InboxPage,
+    Notification,
+    Read,
+)
+
+_TEXTS = (
+    "recipient_id",
+    "activity_id",
+    "type",
+    "organizer_id",
+    "merchant_id",
+    "subject",
+    "locale",
+    "content",
+    "content_html",
+    "action_url",
+)
+_EQUAL = ("type", "organizer_id", "merchant_id", "subject")
+
+
+class SqliteInbox:
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+
+    # --- writes
+
+    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Change]:
+        new: dict[tuple[str, str], tuple[Draft, dict[str, Any]]] = {}
+        for draft in drafts:
+            key = (draft.activity_id, draft.recipient_id)
+            if key not in new:
+                new[key] = draft, _values(draft)
+        if not new:
+            return ()
+        keys = json.dumps(list(new))
+
+        def transaction(connection: sqlite3.Connection) -> Sequence[Change]:
+            for activity_id, recipient_id in connection.execute(SQL["existing_activities"], {"keys": keys}):
+                del new[activity_id, recipient_id]
+            heads = _heads(connection, {recipient_id for _, recipient_id in new})
+            at_ms = self._file.now_ms()
+            changes = []
+            for draft, values in new.values():
+                before = heads[draft.recipient_id]
+                head = Head(draft.recipient_id, before.rev + 1, before.total + 1, before.unread + 1)
+                heads[draft.recipient_id] = head
+                values.update(id=self._file.next_id(connection), rev=head.rev, created_at=at_ms)
+                row = _created(draft, values["id"], head.rev, from_ms(at_ms), values["data"])
+                changes.append(Created(draft.recipient_id, head.rev, head.unread, head.total, row))
+            connection.executemany(SQL["insert_notification"], [values for _, values in new.values()])
+            _write_heads(connection, heads.values())
+            return changes
+
+        return await self._file.write(transaction)
+
+    async def mark_read(
+        self, recipient_id: str, id: int, origin: str | None
+    ) -> tuple[Notification, Change | None] | None:
+        def transaction(connection: sqlite3.Connection) -> tuple[Notification, Change | None] | None:
+            row = _get(connection, recipient_id, id)
+            if row is None:
+                return None
+            if row.is_read:
+                return row, None
+            before = _heads(connection, [recipient_id])[recipient_id]
+            head = Head(recipient_id, before.rev + 1, before.total, before.unread - 1)
+            at_ms = self._file.now_ms()
+            connection.execute(
+                SQL["mark_read"], {"id": id, "recipient_id": recipient_id, "at": at_ms, "rev": head.rev}
+            )
+            read_at = from_ms(at_ms)
+            change = _read(head, (id,), None, None, None, read_at, origin)
+            _log(connection, head, change)
+            return replace(row, is_read=True, read_at=read_at, changed_rev=head.rev), change
+
+        return await self._file.write(transaction)
+
+    async def mark_all_read(
+        self,
+        recipient_id: str,
+        up_to_rev: int | None,
+        type: str | None,
+        subject: str | None,
+        origin: str | None,
+    ) -> tuple[int, Head, datetime, Change | None]:
+        where, values = _where(InboxFilter(type=type, subject=subject))
+
+        def transaction(connection: sqlite3.Connection) -> tuple[int, Head, datetime, Change | None]:
+            before = _heads(connection, [recipient_id])[recipient_id]
+            effective = before.rev if up_to_rev is None else max(0, min(up_to_rev, before.rev))
+            at_ms = self._file.now_ms()
+            values.update(recipient_id=recipient_id, at=at_ms, rev=before.rev + 1, up_to_rev=effective)
+            updated = connection.execute(SQL["mark_all_read"].format(where=where), values).rowcount
+            if not updated:
+                return 0, before, from_ms(at_ms), None
+            head = Head(recipient_id, before.rev + 1, before.total, before.unread - updated)
+            change = _read(head, None, effective, type, subject, from_ms(at_ms), origin)
+            _log(connection, head, change)
+            return updated, head, from_ms(at_ms), change
+
+        return await self._file.write(transaction)
+
+    async def delete(self, recipient_id: str, id: int) -> Change | None:
+        def transaction(connection: sqlite3.Connection) -> Change | None:
+            row = _get(connection, recipient_id, id)
+            if row is None:
+                return None
+            before = _heads(connection, [recipient_id])[recipient_id]
+            unread = before.unread if row.is_read else before.unread - 1
+            head = Head(recipient_id, before.rev + 1, before.total - 1, unread)
+            connection.execute(
+                SQL["delete"],
+                {"id": id, "recipient_id": recipient_id, "at": self._file.now_ms(), "rev": head.rev},
+            )
+            change = Deleted(recipient_id, head.rev, head.unread, head.total, (id,))
+            _log(connection, head, change)
+            return change
+
+        return await self._file.write(transaction)
+
+    # --- reads, each of one snapshot
+
+    async def heads(self, recipient_ids: Sequence[str]) -> Mapping[str, Head]:
+        return await self._file.read(lambda connection: _heads(connection, recipient_ids))
+
+    async def backlogs(self, cursors: Mapping[str, int], limit: int) -> Mapping[str, Backlog]:
+        def transaction(connection: sqlite3.Connection) -> Mapping[str, Backlog]:
+            heads = _heads(connection, cursors)
+            behind = {id: max(0, rev) for id, rev in cursors.items() if rev < heads[id].rev}
+            changes = _changes(connection, behind, clamped(limit)) if behind and limit > 0 else {}
+            return {id: Backlog(head, tuple(changes.get(id, ()))) for id, head in heads.items()}
+
+        return await self._file.read(transaction)
+
+    async def page(
+        self, recipient_id: str, where: InboxFilter, limit: int, before_rev: int | None, skip: int
+    ) -> InboxPage:
+        condition, values = _where(where)
+        values.update(
+            recipient_id=recipient_id,
+            before_rev=MAX_INTEGER if before_rev is None else clamped(before_rev),
+            limit=clamped(limit + 1),  # one more, to know whether there is a next page
+            skip=clamped(skip),
+        )
+
+        def transaction(connection: sqlite3.Connection) -> InboxPage:
+            head = _heads(connection, [recipient_id])[recipient_id]
+            found = [
+                _notification(row) for row in connection.execute(SQL["page"].format(where=condition), values)
+            ]
+            rows = tuple(found[:limit])
+            next_before_rev = rows[-1].rev if rows and len(found) > limit else None
+            return InboxPage(rows, _count(connection, head, where), head, next_before_rev)
+
+        return await self._file.read(transaction)
+
+    async def count(self, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
+        def transaction(connection: sqlite3.Connection) -> tuple[int, Head]:
+            head = _heads(connection, [recipient_id])[recipient_id]
+            return _count(connection, head, where), head
+
+        return await self._file.read(transaction)
+
+    async def get(self, recipient_id: str, id: int) -> Notification | None:
+        return await self._file.read(lambda connection: _get(connection, recipient_id, id))
+
+
+# --- drafts and rows -----------------------------------------------------------------------------
+
+
+def _values(draft: Draft) -> dict[str, Any]:
+    values = {name: getattr(draft, name) for name in _TEXTS}
+    for name, text in values.items():
+        require_storable(name, text)
+    return values | {"data": json_text("data", draft.data)}
+
+
+def _created(draft: Draft, id: int, rev: int, created_at: datetime, data: str) -> Notification:
+    return Notification(
+        id=id,
+        recipient_id=draft.recipient_id,
+        rev=rev,
+        changed_rev=rev,
+        activity_id=draft.activity_id,
+        type=draft.type,
+        organizer_id=draft.organizer_id,
+        merchant_id=draft.merchant_id,
+        subject=draft.subject,
+        locale=draft.locale,
+        content=draft.content,
+        content_html=draft.content_html,
+        action_url=draft.action_url,
+        data=json.loads(data),
+        is_read=False,
+        read_at=None,
+        created_at=created_at,
+    )
+
+
+def _notification(row: Row) -> Notification:
+    return Notification(
+        id=row["id"],
+        recipient_id=row["recipient_id"],
+        rev=row["rev"],
+        changed_rev=row["changed_rev"],
+        activity_id=row["activity_id"],
+        type=row["type"],
+        organizer_id=row["organizer_id"],
+        merchant_id=row["merchant_id"],
+        subject=row["subject"],
+        locale=row["locale"],
+        content=row["content"],
+        content_html=row["content_html"],
+        action_url=row["action_url"],
+        data=json.loads(row["data"]),
+        is_read=bool(row["is_read"]),
+        read_at=None if row["read_at"] is None else from_ms(row["read_at"]),
+        created_at=from_ms(row["created_at"]),
+    )
+
+
+def _get(connection: sqlite3.Connection, recipient_id: str, id: int) -> Notification | None:
+    values = {"id": clamped(id), "recipient_id": recipient_id}
+    row = connection.execute(SQL["get"], values).fetchone()
+    return _notification(row) if row else None
+
+
+def _where(where: InboxFilter) -> tuple[str, dict[str, Any]]:
+    """A condition of fixed texts and its parameters. `is_read` is no parameter: the index of unread rows
+    is only used for a condition that says so."""
+    conditions, values = [""], {}
+    if where.is_read is not None:
+        conditions.append("is_read = 1" if where.is_read else "is_read = 0")
+    for name in _EQUAL:
+        if (value := getattr(where, name)) is not None:
+            conditions.append(f"{name} = :{name}")
+            values[name] = value
+    if where.created_from is not None:
+        conditions.append("created_at >= :created_from")
+        values["created_from"] = to_ms(where.created_from)
+    if where.created_to is not None:
+        conditions.append("created_at < :created_to")
+        values["created_to"] = to_ms(where.created_to)
+    return " AND ".join(conditions), values
+
+
+def _count(connection: sqlite3.Connection, head: Head, where: InboxFilter) -> int:
+    if where == InboxFilter():
+        return head.total
+    if where == InboxFilter(is_read=where.is_read):
+        return head.total - head.unread if where.is_read else head.unread
+    condition, values = _where(where)
+    values["recipient_id"] = head.recipient_id
+    count: int = connection.execute(SQL["count"].format(where=condition), values).fetchone()[0]
+    return count
+
+
+# --- heads and the log ---------------------------------------------------------------------------
+
+
+def _heads(connection: sqlite3.Connection, recipient_ids: Iterable[str]) -> dict[str, Head]:
+    heads = {id: Head(id, 0, 0, 0) for id in recipient_ids}
+    asked = json.dumps([id for id in heads if storable(id)])
+    for row in connection.execute(SQL["heads"], {"recipient_ids": asked}):
+        heads[row[0]] = Head(*row)
+    return heads
+
+
+def _write_heads(connection: sqlite3.Connection, heads: Iterable[Head]) -> None:
+    connection.executemany(
+        SQL["write_head"],
+        [{"recipient_id": h.recipient_id, "rev": h.rev, "total": h.total, "unread": h.unread} for h in heads],
+    )
+
+
+def _read(
+    head: Head,
+    ids: tuple[int, ...] | None,
+    up_to_rev: int | None,
+    type: str | None,
+    subject: str | None,
+    read_at: datetime,
+    origin: str | None,
+) -> Read:
+    return Read(
+        head.recipient_id,
+        head.rev,
+        head.unread,
+        head.total,
+        ids=ids,
+        up_to_rev=up_to_rev,
+        type=type,
+        subject=subject,
+        read_at=read_at,
+        origin=origin,
+    )
+
+
+def _log(connection: sqlite3.Connection, head: Head, change: Read | Deleted) -> None:
+    """Write the head and the change that led to it."""
+    detail: dict[str, Any]
+    if isinstance(change, Read):
+        kind, detail = (
+            "read",
+            {
+                "ids": change.ids,
+                "upToRev": change.up_to_rev,
+                "type": change.type,
+                "subject": change.subject,
+                "readAt": to_ms(change.read_at),
+                "origin": change.origin,
+            },
+        )
+    else:
+        kind, detail = "deleted", {"ids": change.ids}
+    _write_heads(connection, [head])
+    connection.execute(
+        SQL["log_change"],
+        {
+            "recipient_id": head.recipient_id,
+            "rev": head.rev,
+            "kind": kind,
+            "detail": json.dumps(detail),
+            "unread": head.unread,
+            "total": head.total,
+        },
+    )
+
+
+def _logged(row: Row) -> Read | Deleted:
+    detail = json.loads(row["detail"])
+    head = Head(row["recipient_id"], row["rev"], row["total"], row["unread"])
+    ids = None if detail["ids"] is None else tuple(detail["ids"])
+    if row["kind"] == "deleted":
+        return Deleted(head.recipient_id, head.rev, head.unread, head.total, ids or ())
+    return _read(
+        head,
+        ids,
+        detail["upToRev"],
+        detail["type"],
+        detail["subject"],
+        from_ms(detail["readAt"]),
+        detail["origin"],
+    )
+
+
+def _changes(
+    connection: sqlite3.Connection, cursors: Mapping[str, int], limit: int
+) -> dict[str, list[Change]]:
+    """Up to `limit` changes above each cursor, ascending, with the counts at each revision.
+
+    Counts of a creation are not stored: they follow from the last change before it, as every revision
+    in between is a creation too and adds one unread row."""
+    values = {"cursors": json.dumps(list(cursors.items())), "limit": min(limit, MAX_INTEGER // 2)}
+    counts = dict.fromkeys(cursors, (0, 0, 0))
+    for id, rev, unread, total in connection.execute(SQL["counts_before"], values):
+        counts[id] = rev, unread, total
+    found: dict[str, list[Read | Deleted | Notification]] = {id: [] for id in cursors}
+    for row in connection.execute(SQL["changed_since"], values):
+        found[row["recipient_id"]].append(_logged(row))
+    for row in connection.execute(SQL["created_since"], values):
+        found[row["recipient_id"]].append(_notification(row))
+    changes: dict[str, list[Change]] = {}
+    for id, steps in found.items():
+        rev, unread, total = counts[id]
+        changes[id] = log = []
+        for step in sorted(steps, key=lambda step: step.rev):
+            if isinstance(step, Notification):
+                more = step.rev - rev
+                as_created = replace(step, is_read=False, read_at=None, changed_rev=step.rev)
+                log.append(Created(id, step.rev, unread + more, total + more, as_created))
+                continue
+            rev, unread, total = step.rev, step.unread, step.total
+            log.append(step)
+    return changes

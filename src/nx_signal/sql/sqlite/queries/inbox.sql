@@ -1,0 +1,93 @@
+-- {where} is a further condition from adapters/sqlite/inbox.py, with parameters of its own.
+
+-- name: existing_activities
+SELECT n.activity_id, n.recipient_id
+FROM json_each(:keys) AS asked
+CROSS JOIN activity_notification AS n
+    ON n.activity_id = json_extract(asked.value, '$[0]')
+    AND n.recipient_id = json_extract(asked.value, '$[1]');
+
+-- name: insert_notification
+INSERT INTO activity_notification (
+    id, recipient_id, rev, changed_rev, activity_id, type, organizer_id, merchant_id, subject, locale,
+    content, content_html, action_url, data, created_at, modified_at
+) VALUES (
+    :id, :recipient_id, :rev, :rev, :activity_id, :type, :organizer_id, :merchant_id, :subject, :locale,
+    :content, :content_html, :action_url, :data, :created_at, :created_at
+);
+
+-- name: write_head
+INSERT INTO recipient_head (recipient_id, rev, total, unread)
+VALUES (:recipient_id, :rev, :total, :unread)
+ON CONFLICT (recipient_id) DO UPDATE
+SET rev = excluded.rev, total = excluded.total, unread = excluded.unread;
+
+-- name: heads
+SELECT recipient_id, rev, total, unread
+FROM recipient_head
+WHERE recipient_id IN (SELECT value FROM json_each(:recipient_ids));
+
+-- name: created_since
+SELECT n.*
+FROM json_each(:cursors) AS asked
+CROSS JOIN activity_notification AS n
+    ON n.recipient_id = json_extract(asked.value, '$[0]')
+    AND n.rev > json_extract(asked.value, '$[1]')
+    AND n.rev <= json_extract(asked.value, '$[1]') + :limit;
+
+-- name: changed_since
+SELECT c.*
+FROM json_each(:cursors) AS asked
+CROSS JOIN recipient_change AS c
+    ON c.recipient_id = json_extract(asked.value, '$[0]')
+    AND c.rev > json_extract(asked.value, '$[1]')
+    AND c.rev <= json_extract(asked.value, '$[1]') + :limit;
+
+-- name: counts_before
+-- The last change at or below each cursor: what the counts there follow from.
+SELECT c.recipient_id, c.rev, c.unread, c.total
+FROM json_each(:cursors) AS asked
+CROSS JOIN recipient_change AS c
+    ON c.recipient_id = json_extract(asked.value, '$[0]')
+    AND c.rev = (
+        SELECT max(last.rev)
+        FROM recipient_change AS last
+        WHERE last.recipient_id = json_extract(asked.value, '$[0]')
+            AND last.rev <= json_extract(asked.value, '$[1]')
+    );
+
+-- name: page
+SELECT *
+FROM activity_notification
+WHERE recipient_id = :recipient_id AND deleted_at IS NULL AND rev < :before_rev {where}
+ORDER BY rev DESC
+LIMIT :limit OFFSET :skip;
+
+-- name: count
+SELECT count(*)
+FROM activity_notification
+WHERE recipient_id = :recipient_id AND deleted_at IS NULL {where};
+
+-- name: get
+SELECT *
+FROM activity_notification
+WHERE id = :id AND recipient_id = :recipient_id AND deleted_at IS NULL;
+
+-- name: mark_read
+UPDATE activity_notification
+SET is_read = 1, read_at = :at, modified_at = :at, changed_rev = :rev
+WHERE id = :id AND recipient_id = :recipient_id;
+
+-- name: mark_all_read
+UPDATE activity_notification
+SET is_read = 1, read_at = :at, modified_at = :at, changed_rev = :rev
+WHERE recipient_id = :recipient_id AND is_read = 0 AND deleted_at IS NULL AND rev <= :up_to_rev {where};
+
+-- name: delete
+UPDATE activity_notification
+SET deleted_at = :at, modified_at = :at, changed_rev = :rev
+WHERE id = :id AND recipient_id = :recipient_id;
+
+-- name: log_change
+INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total)
+VALUES (:recipient_id, :rev, :kind, :detail, :unread, :total);
