@@ -84,7 +84,7 @@ async def run(
 
     `started(port)` once the port is open; `/readyz` tells when everything serves. Raises Fatal (inside a
     group) for what waiting cannot mend."""
-    stop = stop or trio.Event()
+    stop = trio.Event() if stop is None else stop
     issuer = None if settings.jwks_url else await trio.to_thread.run_sync(open_issuer, settings.data_dir)
     with stop_in_time() as hurry:
         async with open_database(settings) as database, trio.open_nursery() as nursery:
