@@ -1,0 +1,119 @@
+"""Restart with back-off, or escalate; and say which parts are up."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from nx_signal.errors import RelayLost, SettingsError
+from nx_signal.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, Backoff, StoppedUnasked, supervise
+from nx_signal.telemetry.health import Health
+from nx_signal.telemetry.metrics import Metrics
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health(("relay",), Metrics())
+
+
+async def test_a_part_that_becomes_unavailable_is_run_again_and_health_follows(
+    autojump_clock: MockClock, health: Health
+) -> None:
+    runs = 0
+
+    async def part(task_status: Any) -> None:
+        nonlocal runs
+        runs += 1
+        if runs in (1, 3):
+            raise RelayLost("cannot connect")
+        task_status.started()
+        await trio.sleep(60)
+        if runs == 2:
+            raise RelayLost("went away")
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervise, "relay", part, health)
+        assert health.down == {"relay": "starting"}
+        await trio.sleep(0.01)
+        assert health.down == {"relay": "cannot connect"}
+        await trio.sleep(1)
+        assert health.ready
+        await trio.sleep(70)
+        assert health.ready and runs == 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_pauses_grow_to_a_bound_and_start_anew_after_a_steady_run(
+    autojump_clock: MockClock, health: Health
+) -> None:
+    starts: list[float] = []
+
+    async def part(task_status: Any) -> None:
+        starts.append(trio.current_time())
+        if len(starts) == 12:
+            task_status.started()
+            await trio.sleep(30)
+        raise RelayLost("no")
+
+    with trio.move_on_after(90):
+        await supervise("relay", part, health)
+    pauses = [later - earlier for earlier, later in pairwise(starts)]
+    assert all(pause <= LONGEST_PAUSE_S for pause in pauses[:11])
+    assert all(pause >= LONGEST_PAUSE_S / 2 for pause in pauses[7:11])
+    assert pauses[11] <= 30 + FIRST_PAUSE_S, "a steady run is forgiven"
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), SettingsError("wrong password")])
+async def test_any_other_error_ends_the_process(
+    autojump_clock: MockClock, health: Health, error: Exception
+) -> None:
+    async def part(task_status: Any) -> None:
+        task_status.started()
+        raise error
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await supervise("relay", part, health)
+    assert caught.value.subgroup(type(error)) is not None
+
+
+async def test_a_part_that_stops_unasked_ends_the_process(autojump_clock: MockClock, health: Health) -> None:
+    async def part(task_status: Any) -> None:
+        task_status.started()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await supervise("relay", part, health)
+    assert caught.value.subgroup(StoppedUnasked) is not None
+
+
+async def test_cancellation_passes_through(autojump_clock: MockClock, health: Health) -> None:
+    async def part(task_status: Any) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    with trio.move_on_after(5) as scope:
+        await supervise("relay", part, health)
+    assert scope.cancelled_caught
+
+
+async def test_pauses_differ_between_instances(autojump_clock: MockClock) -> None:
+    pauses = set()
+    for _ in range(5):
+        began = trio.current_time()
+        await Backoff().pause()
+        pauses.add(trio.current_time() - began)
+    assert len(pauses) > 1 and max(pauses) <= FIRST_PAUSE_S + 1e-9
+
+
+def test_a_part_that_is_down_is_said_once(health: Health, capsys: pytest.CaptureFixture[str]) -> None:
+    run = partial(health.fail, "relay")
+    run("first")
+    run("second")
+    run("third")
+    assert health.down == {"relay": "third"}
+    assert capsys.readouterr().out.count("part_down") == 1
