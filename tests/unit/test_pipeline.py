@@ -16,6 +16,7 @@ from nx_signal.activities.content import Renderer
 from nx_signal.activities.pipeline import Pipeline
 from nx_signal.activities.registry import Registry
 from nx_signal.adapters.memory.store import MemoryDatabase
+from nx_signal.errors import StoreRejected, StoreUnavailable
 from nx_signal.model import (
     Change,
     Created,
