@@ -122,11 +122,11 @@ class MemoryInbox:
         self._boxes: dict[str, _Box] = {}
         self._written: set[tuple[str, str]] = set()
 
-    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Change]:
+    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Created]:
         await self._db.begin()
         data = [_checked(draft) for draft in drafts]
         created_at = self._db.stamp()
-        changes: list[Change] = []
+        changes: list[Created] = []
         for draft, text in zip(drafts, data, strict=True):
             key = (draft.activity_id, draft.recipient_id)
             if key not in self._written:

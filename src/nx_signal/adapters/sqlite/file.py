@@ -92,21 +92,15 @@ class SqliteFile:
 
     def _write(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         with self._translated():
-            if self._writer is None:
-                self._writer = self._open_writer()
-            connection = self._writer
+            connection, self._writer = self._writer or self._open_writer(), None
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 result = transaction(connection)
                 connection.execute("COMMIT")
-            except sqlite3.OperationalError:
-                # perhaps the disk is full or the file gone: begin anew with a fresh connection
-                self._writer = None
-                connection.close()
+            except Exception:
+                connection.close()  # rolls back; whatever ails this connection, the next is a fresh one
                 raise
-            finally:
-                if self._writer is not None and connection.in_transaction:
-                    connection.rollback()
+            self._writer = connection
             return result
 
     def _read(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
@@ -115,14 +109,10 @@ class SqliteFile:
             try:
                 connection.execute("BEGIN")
                 result = transaction(connection)
-            except sqlite3.OperationalError:
+                connection.execute("COMMIT")
+            except Exception:
                 connection.close()
                 raise
-            except Exception:
-                connection.rollback()
-                self._readers.append(connection)
-                raise
-            connection.rollback()
             self._readers.append(connection)
             return result
 
@@ -136,25 +126,31 @@ class SqliteFile:
                 f"The data directory {self.path.parent} cannot be used: {error.strerror}. "
                 "Set APP_ENV_DATA_DIR to a directory that can be written to."
             ) from error
-        connection = self._connect("rw")
-        connection.execute("PRAGMA journal_mode = WAL")
-        # FULL: a row that was answered for outlives a power cut, not only a crash of this process
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        return connection
+        return self._connect(
+            "PRAGMA journal_mode = WAL",
+            # FULL: a row that was answered for outlives a power cut, not only a crash of this process
+            "PRAGMA synchronous = FULL",
+            "PRAGMA foreign_keys = ON",
+        )
 
     def _open_reader(self) -> sqlite3.Connection:
-        return self._connect("ro")
+        return self._connect("PRAGMA query_only = ON")
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
+    def _connect(self, *pragmas: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode={mode}",
+            f"{self.path.as_uri()}?mode=rw",  # a missing file is an error here, not a new database
             uri=True,
             timeout=BUSY_TIMEOUT_MS / 1000,
             isolation_level=None,
             check_same_thread=False,  # one thread at a time, whichever
         )
         connection.row_factory = sqlite3.Row
+        try:
+            for pragma in pragmas:
+                connection.execute(pragma)
+        except Exception:
+            connection.close()
+            raise
         return connection
 
     def _lease_worker(self) -> int:

@@ -45,7 +45,7 @@ class SqliteInbox:
 
     # --- writes
 
-    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Change]:
+    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Created]:
         new: dict[tuple[str, str], tuple[Draft, dict[str, Any]]] = {}
         for draft in drafts:
             key = (draft.activity_id, draft.recipient_id)
@@ -55,7 +55,7 @@ class SqliteInbox:
             return ()
         keys = json.dumps(list(new))
 
-        def transaction(connection: sqlite3.Connection) -> Sequence[Change]:
+        def transaction(connection: sqlite3.Connection) -> Sequence[Created]:
             for activity_id, recipient_id in connection.execute(SQL["existing_activities"], {"keys": keys}):
                 del new[activity_id, recipient_id]
             heads = _heads(connection, {recipient_id for _, recipient_id in new})
