@@ -1,0 +1,313 @@
+"""The stream on real sockets: what a client meets, and that its faults stay its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import trio
+
+from nx_signal.adapters.memory.relay import LocalRelay
+from nx_signal.adapters.memory.store import MemoryDatabase
+from nx_signal.client.stream import HandshakeRefused, StreamClosed, open_stream
+from nx_signal.client.websocket import WebSocket, open_websocket
+from nx_signal.errors import TokenRejected
+from nx_signal.model import Dispatch, Draft, Member, Organizer, Principal, Roster
+from nx_signal.ports import RelayEvent
+from nx_signal.stream.connection import StreamParts, serve_stream
+from nx_signal.stream.hub import Hub
+from nx_signal.stream.listener import Listener
+from nx_signal.stream.protocol import DISCONNECTED
+from nx_signal.stream.rooms import RoomRules
+from nx_signal.stream.sealing import KeyPair
+from nx_signal.telemetry.metrics import Metrics
+
+UPGRADE = b"GET /stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+NEVER = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def verify(token: str) -> Principal:
+    """In these tests a token is the user's id, and `bad` is nobody's."""
+    await trio.lowlevel.checkpoint()
+    if token in ("", "bad"):
+        raise TokenRejected("no")
+    return Principal(token, None, NEVER)
+
+
+class Server:
+    def __init__(self) -> None:
+        self.database = MemoryDatabase(now)
+        self.metrics = Metrics()
+        to_relay, self.outbound = trio.open_memory_channel[tuple[Dispatch, ...]](100)
+        _, self.inbound = trio.open_memory_channel[RelayEvent](1)
+        self.hub = Hub(
+            server_id="me",
+            store=self.database.inbox,
+            relay=LocalRelay(),
+            outbound=to_relay,
+            metrics=self.metrics,
+            now=now,
+            resume_limit=500,
+            sweep_s=3600,
+        )
+        parts = StreamParts(
+            hub=self.hub,
+            verify=verify,
+            rules=RoomRules(self.database.directory, ("public/*",)),
+            metrics=self.metrics,
+            now=now,
+            max_buffer_bytes=262_144,
+        )
+        self.plain: list[bytes] = []
+
+        async def stream(tcp: trio.SocketStream, head: bytes) -> None:
+            await serve_stream(parts, tcp, head)
+
+        async def http(tcp: trio.SocketStream, head: bytes) -> None:
+            self.plain.append(head)
+            await tcp.send_all(
+                b"HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+
+        self.listener = Listener(stream, http, self.metrics, max_connections=50)
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/stream"
+
+    async def notify(self, user: str, activity: str) -> None:
+        draft = Draft(user, activity, "T", "o", None, None, "en", "c", "<p>c</p>", None, {"n": activity})
+        self.hub.announce(await self.database.inbox.insert([draft]))
+
+    async def raw(self, head: bytes) -> bytes:
+        """What comes back for these bytes until the server closes or 2 s pass."""
+        received = b""
+        with trio.move_on_after(2):
+            async with await trio.open_tcp_stream("127.0.0.1", self.port) as tcp:
+                await tcp.send_all(head)
+                try:
+                    while data := await tcp.receive_some(65_536):
+                        received += bytes(data)
+                except trio.BrokenResourceError:
+                    pass
+        return received
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Server]:
+    server = Server()
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    server.port = listeners[0].socket.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.hub.run, server.inbound)
+        await nursery.start(server.listener.run, listeners)
+        with trio.fail_after(30):
+            yield server
+        nursery.cancel_scope.cancel()
+
+
+async def say(ws: WebSocket, event: str, data: Any = None) -> None:
+    await ws.send(json.dumps({"event": event, "data": data}))
+
+
+async def end_of(ws: WebSocket) -> tuple[list[Any], int, str]:
+    """The frames until the close, its code and reason."""
+    frames = []
+    while True:
+        try:
+            frames.append(json.loads(await ws.receive()))
+        except StreamClosed as closed:
+            return frames, closed.code, closed.reason
+
+
+async def test_a_client_shakes_hands_and_gets_its_notifications_sealed_and_in_order() -> None:
+    async with serving() as server, open_stream(server.url, "u1") as stream:
+        for n in range(20):
+            await server.notify("u1", f"a{n}")
+        frames = [await stream.receive() for _ in range(20)]
+        assert [frame.data["rev"] for frame in frames] == list(range(1, 21))
+        assert [frame.data["unread"] for frame in frames] == list(range(1, 21))
+        assert all(frame.event == "observation/signal/notification/created" for frame in frames)
+
+
+async def test_resume_replays_what_was_missed_and_goes_on_live() -> None:
+    async with serving() as server:
+        for n in range(5):
+            await server.notify("u1", f"a{n}")
+        async with open_stream(server.url, "u1", resume=2) as stream:
+            replay = [await stream.receive() for _ in range(4)]
+            await server.notify("u1", "live")
+            last = await stream.receive()
+        assert [frame.data["rev"] for frame in (*replay, last)] == [3, 4, 5, 5, 6]
+        assert replay[3].event.endswith("/state") and replay[3].data["reset"] is False
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "code", "reason"),
+    [
+        ({"token": "bad", "publicKey": "x"}, "Authentication failed", 4003, "Authentication failed"),
+        ({"token": "u1"}, "Encryption handshake failed", 4004, "Encryption required"),
+        ({"token": "u1", "publicKey": "nope"}, "Authentication error", 4003, "Authentication failed"),
+    ],
+)
+async def test_a_refused_handshake_says_why_and_closes(data: Any, error: str, code: int, reason: str) -> None:
+    async with serving() as server, open_websocket(server.url) as ws:
+        await say(ws, "authenticate", {"type": "Bearer", **data})
+        frames, closed_code, closed_reason = await end_of(ws)
+        assert frames == [{"event": "error", "data": {"message": error}}]
+        assert (closed_code, closed_reason) == (code, reason)
+        assert server.hub.status()["clients"] == 0
+
+
+async def test_only_connected_is_plaintext_whatever_is_sent_during_the_handshake() -> None:
+    async with serving() as server, open_websocket(server.url) as ws, trio.open_nursery() as nursery:
+
+        async def storm() -> None:
+            while True:
+                await server.hub.send(Dispatch("broadcast", None, "storm", b"1"))
+                await server.notify("u1", f"a{trio.current_time()}")
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(storm)
+        await say(ws, "authenticate", {"token": "u1", "publicKey": KeyPair.generate().public_b64})
+        events = [json.loads(await ws.receive())["event"] for _ in range(50)]
+        assert events == ["connected"] + ["encrypted"] * 49
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_session_s_end_reaches_the_client_with_code_and_reason() -> None:
+    async with serving() as server, open_stream(server.url, "u1") as stream:
+        session = server.hub.session(stream.client_id)
+        assert session
+        session.end(DISCONNECTED)
+        with pytest.raises(StreamClosed) as closed:
+            await stream.receive()
+        assert (closed.value.code, closed.value.reason) == (4006, "Disconnected by operator")
+        assert server.hub.status()["clients"] == 0
+
+
+async def test_rooms_are_joined_by_membership_and_the_refused_are_named() -> None:
+    async with serving() as server:
+        await server.database.directory.load(
+            Roster([Organizer("o1", None, ("m1",))], [Member("u1", "o1", "m1", "staff", None)], [])
+        )
+        async with open_stream(server.url, "u1") as stream:
+            rooms = ["signal/merchant/m1", "signal/organizer/o1", "public/x"]
+            refused = [
+                "signal/merchant/m2",
+                "signal/organizer/o2",
+                "signal/notification/u2",
+                "private/x",
+                "ws:x",
+            ]
+            await stream.send("join", {"rooms": [*rooms, *refused, "signal/notification/u1"]})
+            error = await stream.receive()
+            assert error.event == "error" and set(error.data["rooms"]) == set(refused)
+            session = server.hub.session(stream.client_id)
+            assert session and session.rooms >= set(rooms) and not session.rooms & set(refused)
+            await stream.send("leave", {"rooms": ["public/x", stream.client_id]}, sealed=False)
+            await stream.send("resume", {"rev": 0})
+            await stream.receive()
+            assert "public/x" not in session.rooms and stream.client_id in session.rooms
+
+
+async def test_a_refreshed_token_must_be_the_same_user_s() -> None:
+    async with serving() as server, open_stream(server.url, "u1") as stream:
+        await stream.send("refresh", {"token": "u1"})
+        await stream.send("resume", {"rev": 0})
+        assert (await stream.receive()).event.endswith("/state")
+        await stream.send("refresh", {"token": "u2"})
+        assert (await stream.receive()).data == {"message": "Authentication failed"}
+        with pytest.raises(StreamClosed) as closed:
+            await stream.receive()
+        assert closed.value.code == 4003
+
+
+async def test_the_first_offered_subprotocol_is_echoed_and_no_extension_is_negotiated() -> None:
+    async with serving() as server:
+        answer = await server.raw(
+            UPGRADE + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Sec-WebSocket-Protocol: one, two\r\n"
+            b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n\x88\x80\0\0\0\0"
+        )
+        head = answer.partition(b"\r\n\r\n")[0].lower()
+        assert head.startswith(b"http/1.1 101") and b"sec-websocket-protocol: one" in head
+        assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".lower() in head, "RFC 6455 §1.3"
+        assert b"extensions" not in head
+
+
+async def test_more_than_131072_bytes_close_1009() -> None:
+    async with serving() as server, open_websocket(server.url) as ws:
+        await ws.send("x" * 131_073)
+        _, code, _ = await end_of(ws)
+        assert code == 1009
+
+
+async def test_everything_but_an_upgrade_of_the_stream_goes_to_http() -> None:
+    async with serving() as server:
+        for head in (
+            b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /streams HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+            b"POST /stream HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"nonsense\r\n",
+            b"GET /stream" + b"x" * 20_000,
+        ):
+            assert b"426" in await server.raw(head), head[:40]
+        assert len(server.plain) == 6
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Connection: Upgrade, \xff\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n",
+        b"\r\n",
+        b": :\r\n\r\n",
+        b"Sec-WebSocket-Version: 99\r\nSec-WebSocket-Key: x\r\n\r\n",
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + b"\xff" * 9,
+    ],
+)
+async def test_a_hostile_upgrade_ends_its_own_connection_alone(rest: bytes) -> None:
+    async with serving() as server, open_stream(server.url, "u1") as stream:
+        await server.raw(UPGRADE + rest)
+        await server.notify("u1", "a")
+        assert (await stream.receive()).data["rev"] == 1
+
+
+async def test_a_client_that_vanishes_is_forgotten() -> None:
+    async with serving() as server:
+        tcp = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await trio.aclose_forcefully(tcp)
+        async with open_stream(server.url, "u1"):
+            assert server.hub.status()["clients"] == 1
+        with trio.fail_after(5):
+            while server.hub.status()["clients"]:
+                await trio.lowlevel.checkpoint()
+        assert server.hub.status()["users"] == 0
+
+
+async def test_a_store_that_is_away_turns_clients_away_1013() -> None:
+    async with serving() as server:
+        server.database.unavailable = True
+        with pytest.raises(HandshakeRefused) as refused:
+            async with open_stream(server.url, "u1"):
+                pass
+        assert refused.value.code == 1013
+
+
+async def test_connections_beyond_the_bound_are_refused() -> None:
+    async with serving() as server:
+        taken = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(50)]
+        one_more = await trio.open_tcp_stream("127.0.0.1", server.port)
+        assert await one_more.receive_some(1) == b""
+        for tcp in (*taken, one_more):
+            await tcp.aclose()
