@@ -88,17 +88,18 @@ class Server:
         draft = Draft(user, activity, "T", "o", None, None, "en", "c", "<p>c</p>", None, {"n": activity})
         self.hub.announce(await self.database.inbox.insert([draft]))
 
-    async def raw(self, head: bytes) -> bytes:
-        """What comes back for these bytes until the server closes or 2 s pass."""
+    async def raw(self, head: bytes, then: bytes = b"") -> bytes:
+        """What comes back until the server closes; `then` is sent once it has answered."""
         received = b""
-        with trio.move_on_after(2):
-            async with await trio.open_tcp_stream("127.0.0.1", self.port) as tcp:
-                await tcp.send_all(head)
-                try:
-                    while data := await tcp.receive_some(65_536):
-                        received += bytes(data)
-                except trio.BrokenResourceError:
-                    pass
+        async with await trio.open_tcp_stream("127.0.0.1", self.port) as tcp:
+            await tcp.send_all(head)
+            try:
+                while data := await tcp.receive_some(65_536):
+                    received += bytes(data)
+                    await tcp.send_all(then)
+                    then = b""
+            except trio.BrokenResourceError:
+                pass
         return received
 
 
@@ -237,7 +238,8 @@ async def test_the_first_offered_subprotocol_is_echoed_and_no_extension_is_negot
         answer = await server.raw(
             UPGRADE + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
             b"Sec-WebSocket-Protocol: one, two\r\n"
-            b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n\x88\x80\0\0\0\0"
+            b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+            then=b"\x88\x80\0\0\0\0",
         )
         head = answer.partition(b"\r\n\r\n")[0].lower()
         assert head.startswith(b"http/1.1 101") and b"sec-websocket-protocol: one" in head
@@ -267,18 +269,22 @@ async def test_everything_but_an_upgrade_of_the_stream_goes_to_http() -> None:
 
 
 @pytest.mark.parametrize(
-    "rest",
+    ("rest", "then"),
     [
-        b"Connection: Upgrade, \xff\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n",
-        b"\r\n",
-        b": :\r\n\r\n",
-        b"Sec-WebSocket-Version: 99\r\nSec-WebSocket-Key: x\r\n\r\n",
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + b"\xff" * 9,
+        (b"Connection: Upgrade, \xff\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n", b""),
+        (b"\r\n", b""),
+        (b": :\r\n\r\n", b""),
+        (b"Sec-WebSocket-Version: 99\r\nSec-WebSocket-Key: x\r\n\r\n", b""),
+        (b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZQ==\r\n\r\n", b"\xff" * 9),
+        (
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZQ==\r\n\r\n",
+            b"\x81\x83\0\0\0\0\xff\xff\xff",
+        ),
     ],
 )
-async def test_a_hostile_upgrade_ends_its_own_connection_alone(rest: bytes) -> None:
+async def test_a_hostile_upgrade_ends_its_own_connection_alone(rest: bytes, then: bytes) -> None:
     async with serving() as server, open_stream(server.url, "u1") as stream:
-        await server.raw(UPGRADE + rest)
+        await server.raw(UPGRADE + rest, then)
         await server.notify("u1", "a")
         assert (await stream.receive()).data["rev"] == 1
 
