@@ -14,7 +14,9 @@ CREATE TABLE policy_definition (
     UNIQUE (variant, subject_type, subject_id, target_type, target_id, action, effect, domain)
 );
 
-CREATE INDEX policy_definition_domain ON policy_definition (domain, subject_id);
+-- the members of a domain
+CREATE INDEX policy_definition_domain ON policy_definition
+    (domain, variant, subject_type, target_type, subject_id, target_id, effect);
 
 CREATE TABLE permission (code TEXT PRIMARY KEY) WITHOUT ROWID;
 

@@ -1,3 +1,4 @@
+-- CROSS JOIN keeps the order of the loops as written: keys first, then rows by index.
 -- Within a group of equal rows max(effect) = 'allow' means that none of them is 'deny'.
 
 -- name: audiences
@@ -13,13 +14,13 @@ reached (n, domain) AS (
     UNION ALL
     SELECT asked.n, 'Merchant_' || merchant.id
     FROM asked
-    JOIN merchant ON merchant.organizer_id = asked.organizer_id
+    CROSS JOIN merchant ON merchant.organizer_id = asked.organizer_id
     WHERE asked.merchant_id IS NULL OR asked.merchant_id = merchant.id
 ),
 member (n, user_id) AS (
     SELECT reached.n, p.subject_id
     FROM reached
-    JOIN policy_definition AS p ON p.domain = reached.domain
+    CROSS JOIN policy_definition AS p ON p.domain = reached.domain
     WHERE p.variant = 'group' AND p.subject_type = 'User' AND p.target_type = 'Role'
     GROUP BY reached.n, p.domain, p.subject_id, p.target_id
     HAVING max(p.effect) = 'allow'
