@@ -124,25 +124,20 @@ def _csv(text: str, name: str) -> tuple[_File, list[str]]:
 
 
 def _roster(file: _File, rows: list[str], name: str) -> Roster:
-    """A membership in a merchant says as well that the merchant is under that organizer."""
+    """Raises SettingsError where the file contradicts itself. (A membership in a merchant that no
+    organizer of the file lists says as well whose it is: the directory sees to that.)"""
     owner: dict[str, str] = {}
-    merchants: dict[str, dict[str, None]] = {}
-    locales: dict[str, str | None] = {}
 
     def claim(merchant: str, organizer: str, where: str) -> None:
         if owner.setdefault(merchant, organizer) != organizer:
             raise SettingsError(
                 f"{name}, {where}: merchant {merchant!r} is under organizer {owner[merchant]!r} already."
             )
-        merchants.setdefault(organizer, {})[merchant] = None
 
     for index, organizer in enumerate(file.organizers):
-        locales[organizer.id] = organizer.locale or locales.get(organizer.id)
-        merchants.setdefault(organizer.id, {})
         for merchant in organizer.merchants:
             claim(merchant, organizer.id, f"organizers[{index}]")
     for member, where in zip(file.members, rows, strict=True):
-        merchants.setdefault(member.organizer_id, {})
         if member.merchant_id is not None:
             claim(member.merchant_id, member.organizer_id, where)
     for index, grant in enumerate(file.grants):
@@ -151,7 +146,7 @@ def _roster(file: _File, rows: list[str], name: str) -> Roster:
         if grant.permission is not None and grant.permission not in PERMISSIONS:
             raise SettingsError(f"{name}, grants[{index}]: there is no permission {grant.permission!r}.")
     return Roster(
-        organizers=tuple(Organizer(id, locales.get(id), tuple(of)) for id, of in merchants.items()),
+        organizers=tuple(Organizer(o.id, o.locale, tuple(o.merchants)) for o in file.organizers),
         members=tuple(
             Member(m.user_id, m.organizer_id, m.merchant_id, m.role, m.locale) for m in file.members
         ),
