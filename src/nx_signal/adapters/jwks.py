@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import cast
 
 import httpx
 import msgspec
@@ -48,11 +50,12 @@ class JwksUrl:
         async with (
             httpx.AsyncClient(verify=self._tls, timeout=self._timeout_s, follow_redirects=True) as client,
             client.stream("GET", self._url, headers=_HEADERS) as answer,
+            aclosing(cast(AsyncGenerator[bytes, None], answer.aiter_raw(65_536))) as parts,
         ):
             if answer.status_code != 200:
                 raise IssuerUnavailable(f"The issuer answered with status {answer.status_code}.")
             body = bytearray()
-            async for part in answer.aiter_raw(65_536):
+            async for part in parts:
                 body += part
                 if len(body) > MAX_BYTES:
                     raise IssuerUnavailable(f"The issuer's answer is longer than {MAX_BYTES} bytes.")

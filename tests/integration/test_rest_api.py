@@ -1,0 +1,590 @@
+"""The REST calls of CONTRACT §4 over memory adapters, through quart-trio's test client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from nx_signal.activities import message
+from nx_signal.adapters.memory.store import MemoryDatabase
+from nx_signal.config import Settings
+from nx_signal.errors import IssuerUnavailable
+from nx_signal.identity.issuer import ISSUER, Issuer, open_issuer
+from nx_signal.identity.permissions import Access
+from nx_signal.identity.tokens import TokenVerifier
+from nx_signal.inbox.service import Inbox
+from nx_signal.model import Change, Created, Draft, Grant, Json, Roster
+from nx_signal.ports import Journal
+from nx_signal.rest import app as rest_app
+from nx_signal.rest.app import Api, create_app
+from nx_signal.telemetry.health import Health
+from nx_signal.telemetry.metrics import Metrics
+
+BASE = "/v1/api/signal"
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ACTIVITY = {
+    "eventType": "PAYMENT_SUCCESS",
+    "recipientScope": "users",
+    "actorId": "a",
+    "actor": {"id": "a", "name": "A", "type": "user"},
+    "organizerId": "o1",
+    "recipientIds": ["u1"],
+    "data": {"payment": {"subject": "Order 1", "amount": 10, "currency": "VND"}},
+    "occurredAt": "2026-01-01T12:00:00Z",
+    "eventId": "e1",
+}
+
+
+class FakeJournal:
+    def __init__(self) -> None:
+        self.appended: list[tuple[str, bytes]] = []
+        self.durable = trio.Event()
+        self.durable.set()
+
+    async def append(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        await self.durable.wait()
+        self.appended.extend(messages)
+
+
+class FakeStream:
+    def status(self) -> Mapping[str, Json]:
+        return {"status": "ok", "clients": 0}
+
+
+class Reply:
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        assert self.headers["Content-Type"] == "application/problem+json"
+        return str(self.json["code"])
+
+
+class Desk:
+    """A whole REST application, and a caller."""
+
+    def __init__(self, issuer: Issuer, **settings: Any) -> None:
+        self.stamp = START
+        self.issuer = issuer
+        self.database = MemoryDatabase(lambda: self.stamp)
+        self.journal = FakeJournal()
+        self.metrics = Metrics()
+        self.health = Health(("store",), self.metrics)
+        self.announced: list[Change] = []
+        self.api = Api(
+            settings=Settings(**settings),
+            inbox=Inbox(self.database.inbox, self.announced.extend),
+            journal=cast(Journal, self.journal),
+            split_activities=partial(message.split, known=None),
+            tokens=TokenVerifier(
+                issuer,
+                now=lambda: self.stamp,
+                issuer=ISSUER,
+                audience=None,
+                user_claim="sub",
+                trusted_grants=True,
+            ),
+            access=Access(self.database.directory),
+            stream=FakeStream(),
+            health=self.health,
+            metrics=self.metrics,
+            jwks=issuer.public_jwks,
+        )
+        self.app = create_app(self.api)
+
+    def token(self, user: str = "u1", permissions: Sequence[str] = (), ttl_s: int = 3600) -> str:
+        return self.issuer.sign(user, ttl_s, permissions, (), self.stamp)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        user: str | None = "u1",
+        *,
+        body: Any = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        permissions: Sequence[str] = (),
+    ) -> Reply:
+        sent = dict(headers or {})
+        if user is not None:
+            sent.setdefault("Authorization", f"Bearer {self.token(user, permissions)}")
+        if body is not None:
+            data = json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
+        response = await self.app.test_client().open(path, method=method, headers=sent, data=data)
+        return Reply(response.status_code, response.headers, await response.get_data(as_text=False))
+
+    async def give(self, *drafts: tuple[str, str, str | None]) -> list[str]:
+        """(recipient, type, subject) each, a second apart"""
+        ids = []
+        for recipient, type, subject in drafts:
+            self.stamp += timedelta(seconds=1)
+            (created,) = await self.database.inbox.insert(
+                [
+                    Draft(
+                        recipient_id=recipient,
+                        activity_id=f"a{self.stamp.timestamp()}",
+                        type=type,
+                        organizer_id="o1",
+                        merchant_id=None,
+                        subject=subject,
+                        locale="vi",
+                        content="Đã trả",
+                        content_html="<p>Đã trả</p>",
+                        action_url="/x",
+                        data={"n": 1},
+                    )
+                ]
+            )
+            assert isinstance(created, Created)
+            ids.append(str(created.notification.id))
+        return ids
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+    return open_issuer(Path(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture
+def desk(issuer: Issuer) -> Desk:
+    return Desk(issuer)
+
+
+# --- notifications ---
+
+
+async def test_the_list_is_newest_first_with_its_counts_and_revision(desk: Desk) -> None:
+    ids = await desk.give(("u1", "A", None), ("u1", "B", "s"), ("u2", "A", None))
+    reply = await desk.call("GET", f"{BASE}/notifications")
+    assert reply.status == 200
+    body = reply.json
+    assert [row["id"] for row in body["data"]] == [ids[1], ids[0]]
+    assert {k: v for k, v in body.items() if k != "data"} == {
+        "total": 2, "unread": 2, "rev": 2, "nextCursor": None,
+    }  # fmt: skip
+    assert body["data"][0] == {
+        "id": ids[1],
+        "recipientId": "u1",
+        "type": "B",
+        "organizerId": "o1",
+        "merchantId": None,
+        "subject": "s",
+        "content": "Đã trả",
+        "contentHtml": "<p>Đã trả</p>",
+        "locale": "vi",
+        "actionUrl": "/x",
+        "data": {"n": 1},
+        "isRead": False,
+        "readAt": None,
+        "rev": 2,
+        "createdAt": "2026-01-01T12:00:02.000Z",
+    }
+
+
+async def test_cursors_walk_through_everything_once(desk: Desk) -> None:
+    ids = await desk.give(*[("u1", "A", None)] * 7)
+    seen: list[str] = []
+    cursor = ""
+    for _ in range(4):
+        body = (await desk.call("GET", f"{BASE}/notifications?limit=2&cursor={cursor}")).json
+        seen += [row["id"] for row in body["data"]]
+        assert body["total"] == 7
+        cursor = body["nextCursor"]
+    assert cursor is None
+    assert seen == ids[::-1]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("type=A", [2, 0]),
+        ("subject=s", [1]),
+        ("isRead=false", [2, 1]),
+        ("isRead=true", [0]),
+        ("organizerId=o2", []),
+        ("from=2026-01-01T12:00:02Z", [2, 1]),
+        ("to=2026-01-01T12:00:02Z", [0]),
+        ("limit=1", [2]),
+        ('filter={"where":{"type":"A"},"limit":1,"skip":1,"order":["createdAt DESC"]}', [0]),
+    ],
+)
+async def test_the_list_is_narrowed_by_its_parameters(desk: Desk, query: str, expected: list[int]) -> None:
+    ids = await desk.give(("u1", "A", None), ("u1", "B", "s"), ("u1", "A", None))
+    await desk.call("PATCH", f"{BASE}/notifications/{ids[0]}/mark-read")
+    body = (await desk.call("GET", f"{BASE}/notifications?{query}")).json
+    assert [ids.index(row["id"]) for row in body["data"]] == expected
+
+
+async def test_a_wrong_parameter_is_a_400_that_names_it(desk: Desk) -> None:
+    reply = await desk.call("GET", f"{BASE}/notifications?limit=1000")
+    assert (reply.status, reply.code) == (400, "invalid_parameter")
+    assert "limit" in reply.json["detail"]
+
+
+async def test_the_count_has_what_matches_beside_the_totals(desk: Desk) -> None:
+    ids = await desk.give(("u1", "A", None), ("u1", "B", None), ("u1", "A", None))
+    await desk.call("PATCH", f"{BASE}/notifications/{ids[0]}/mark-read")
+    reply = await desk.call("GET", f"{BASE}/notifications/count?isRead=false&type=A")
+    assert reply.json == {"count": 1, "total": 3, "unread": 2, "rev": 4}
+
+
+async def test_reading_one_is_idempotent_and_announced_once_with_its_client(desk: Desk) -> None:
+    (id,) = await desk.give(("u1", "A", None))
+    path = f"{BASE}/notifications/{id}/mark-read"
+    first = await desk.call("PATCH", path, headers={"X-Client-Id": "c-1"})
+    assert first.json["isRead"] is True
+    assert first.json["readAt"] == "2026-01-01T12:00:01.000Z"
+    desk.stamp += timedelta(seconds=5)
+    assert (await desk.call("PATCH", path)).body == first.body
+    assert (await desk.call("GET", f"{BASE}/notifications/{id}")).body == first.body
+    (change,) = desk.announced
+    assert getattr(change, "origin", None) == "c-1"
+
+
+@pytest.mark.parametrize(
+    ("sent", "updated"),
+    [
+        ({"data": None}, 3),
+        ({"data": b"", "headers": {"Content-Type": "application/json"}}, 3),
+        ({"data": b"", "headers": {"Content-Type": "text/plain"}}, 3),
+        ({"data": b"{}"}, 3),
+        ({"body": {}}, 3),
+        ({"body": {"upToRev": 2}}, 2),
+        ({"body": {"upToRev": 10**15}}, 3),
+        ({"body": {"type": "A"}}, 2),
+        ({"body": {"type": "A", "subject": "s"}}, 1),
+        ({"body": {"upToRev": None, "type": None, "subject": None}}, 3),
+    ],
+)
+async def test_reading_all_takes_a_body_or_none(desk: Desk, sent: dict[str, Any], updated: int) -> None:
+    await desk.give(("u1", "A", None), ("u1", "A", "s"), ("u1", "B", None), ("u2", "A", None))
+    reply = await desk.call("PATCH", f"{BASE}/notifications/mark-all-read", **sent)
+    assert reply.json == {
+        "updated": updated, "unread": 3 - updated, "rev": 4, "readAt": "2026-01-01T12:00:04.000Z",
+    }  # fmt: skip
+    assert len(desk.announced) == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        ({"data": b"{"}, 400, "invalid_json"),
+        ({"data": b"\xff"}, 400, "invalid_json"),
+        ({"data": b"[" * 100_000}, 400, "invalid_json"),
+        ({"body": []}, 400, "invalid_json"),
+        ({"body": {"upToRev": "1"}}, 400, "invalid_parameter"),
+        ({"body": {"upToRev": -1}}, 400, "invalid_parameter"),
+        ({"body": {"upToRev": 2**63}}, 400, "invalid_parameter"),
+        ({"body": {"upToRev": True}}, 400, "invalid_parameter"),
+        ({"body": {"upToRev": 1.5}}, 400, "invalid_parameter"),
+        ({"body": {"type": 7}}, 400, "invalid_parameter"),
+        ({"body": {"subject": "a\x00b"}}, 400, "invalid_parameter"),
+        ({"data": b"{}", "headers": {"Content-Type": "text/xml"}}, 415, "unsupported_media_type"),
+        ({"data": b"x" * 1_048_577}, 413, "too_large"),
+    ],
+)
+async def test_a_wrong_body_is_refused(desk: Desk, sent: dict[str, Any], status: int, code: str) -> None:
+    await desk.give(("u1", "A", None))
+    reply = await desk.call("PATCH", f"{BASE}/notifications/mark-all-read", **sent)
+    assert (reply.status, reply.code) == (status, code)
+    assert desk.announced == []
+
+
+async def test_a_deleted_notification_is_gone(desk: Desk) -> None:
+    (id,) = await desk.give(("u1", "A", None))
+    reply = await desk.call("DELETE", f"{BASE}/notifications/{id}")
+    assert (reply.status, reply.body) == (204, b"")
+    for method, path in (("GET", ""), ("DELETE", ""), ("PATCH", "/mark-read")):
+        assert (await desk.call(method, f"{BASE}/notifications/{id}{path}")).status == 404
+    assert len(desk.announced) == 1
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("DELETE", ""), ("PATCH", "/mark-read")])
+async def test_another_users_notification_answers_exactly_as_none(desk: Desk, method: str, path: str) -> None:
+    (id,) = await desk.give(("u1", "A", None))
+    replies = [
+        await desk.call(method, f"{BASE}/notifications/{some}{path}", "u2", headers={"X-Request-Id": "r"})
+        for some in (id, str(int(id) + 1), "nonsense", "9" * 40, "%00", "-1")
+    ]
+    assert {reply.body for reply in replies} == {replies[0].body}
+    assert {str(reply.headers) for reply in replies} == {str(replies[0].headers)}
+    assert (replies[0].status, replies[0].code) == (404, "not_found")
+    assert desk.announced == []
+    assert (await desk.call("GET", f"{BASE}/notifications/{id}")).json["isRead"] is False
+
+
+# --- activities ---
+
+
+async def test_activities_are_accepted_once_they_are_durable(desk: Desk) -> None:
+    desk.journal.durable = trio.Event()
+    replies: list[Reply] = []
+
+    async def publish() -> None:
+        replies.append(
+            await desk.call("POST", f"{BASE}/activities", body=ACTIVITY, permissions=["Activity.publish"])
+        )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        await trio.testing.wait_all_tasks_blocked()
+        assert replies == []
+        desk.journal.durable.set()
+    assert (replies[0].status, replies[0].json) == (202, {"accepted": [{"eventId": "e1"}]})
+    ((event_id, stored),) = desk.journal.appended
+    assert (event_id, json.loads(stored)) == ("e1", ACTIVITY)
+
+
+async def test_a_list_of_activities_is_accepted_in_order(desk: Desk) -> None:
+    messages = [{**ACTIVITY, "eventId": f"e{n}"} for n in range(3)]
+    reply = await desk.call("POST", f"{BASE}/activities", body=messages, permissions=["Activity.publish"])
+    assert [entry["eventId"] for entry in reply.json["accepted"]] == ["e0", "e1", "e2"]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "invalid_message"),
+        (b"{", "invalid_message"),
+        (b"7", "invalid_message"),
+        (b"[7]", "invalid_message"),
+        (b'{"eventType":"PAYMENT_SUCCESS"}', "invalid_message"),
+        (b"[" + b",".join([json.dumps(ACTIVITY).encode()] * 1001) + b"]", "invalid_message"),
+        (b"x" * 1_048_577, "too_large"),
+    ],
+)
+async def test_malformed_activities_are_refused_whole(desk: Desk, data: bytes, code: str) -> None:
+    reply = await desk.call("POST", f"{BASE}/activities", data=data, permissions=["Activity.publish"])
+    assert (reply.status, reply.code) == (413 if code == "too_large" else 400, code)
+    assert desk.journal.appended == []
+
+
+async def test_publishing_needs_its_permission(desk: Desk) -> None:
+    reply = await desk.call("POST", f"{BASE}/activities", body=ACTIVITY)
+    assert (reply.status, reply.code) == (403, "forbidden")
+    await desk.database.directory.load(Roster((), (), [Grant("op", None, "Activity.publish")]))
+    assert (await desk.call("POST", f"{BASE}/activities", "op", body=ACTIVITY)).status == 202
+    assert len(desk.journal.appended) == 1
+
+
+# --- who is calling ---
+
+PRIVATE = [
+    ("GET", "/notifications"),
+    ("GET", "/notifications/count"),
+    ("GET", "/notifications/1"),
+    ("PATCH", "/notifications/1/mark-read"),
+    ("PATCH", "/notifications/mark-all-read"),
+    ("DELETE", "/notifications/1"),
+    ("POST", "/activities"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), PRIVATE)
+async def test_every_private_call_needs_a_token(desk: Desk, method: str, path: str) -> None:
+    reply = await desk.call(method, BASE + path, None)
+    assert (reply.status, reply.code) == (401, "unauthorized")
+    assert reply.headers["WWW-Authenticate"] == 'Bearer realm="signal"'
+
+
+def test_no_private_route_is_missing_above(desk: Desk) -> None:
+    routes = {
+        (method, rule.rule.removeprefix(BASE).replace("<id>", "1"))
+        for rule in desk.app.url_map.iter_rules()
+        if rule.rule.startswith(BASE) and not rule.rule.endswith("/status")
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert routes == set(PRIVATE)
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer", "Bearer ", "Basic dTpw", "é", "Bearer é", "Bearer a b", "bearer a.b.c"]
+)
+async def test_a_header_that_holds_no_token_is_refused(desk: Desk, header: str) -> None:
+    reply = await desk.call("GET", f"{BASE}/notifications", None, headers={"Authorization": header})
+    assert (reply.status, reply.code) == (401, "unauthorized")
+
+
+async def test_an_expired_token_is_refused_without_being_shown(desk: Desk) -> None:
+    token = desk.token(ttl_s=1)
+    desk.stamp += timedelta(seconds=1)
+    reply = await desk.call(
+        "GET", f"{BASE}/notifications", None, headers={"Authorization": f"Bearer {token}"}
+    )
+    assert reply.status == 401
+    assert 'error="invalid_token"' in reply.headers["WWW-Authenticate"]
+    assert token.encode() not in reply.body
+
+
+# --- when parts are away ---
+
+
+async def test_a_store_that_is_away_is_503_with_a_time_to_return(desk: Desk) -> None:
+    desk.database.unavailable = True
+    reply = await desk.call("GET", f"{BASE}/notifications")
+    assert (reply.status, reply.code) == (503, "unavailable")
+    assert int(reply.headers["Retry-After"]) > 0
+
+
+async def test_an_issuer_that_is_away_is_503(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away() -> Mapping[str, object]:
+        raise IssuerUnavailable("away")
+
+    monkeypatch.setattr(desk.issuer, "jwks", away)
+    reply = await desk.call("GET", f"{BASE}/notifications")
+    assert (reply.status, reply.code) == (503, "unavailable")
+
+
+async def test_a_store_that_hangs_is_given_up_on(desk: Desk, autojump_clock: MockClock) -> None:
+    desk.database.delay = trio.sleep_forever
+    reply = await desk.call("GET", f"{BASE}/notifications")
+    assert (reply.status, reply.code) == (503, "timeout")
+    assert trio.current_time() >= rest_app.HANDLING_TIMEOUT_S
+
+
+async def test_a_bug_is_500_without_details(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def bug(*args: Any) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(desk.database.inbox, "page", bug)
+    reply = await desk.call("GET", f"{BASE}/notifications")
+    assert (reply.status, reply.code) == (500, "internal_error")
+    assert b"secret" not in reply.body
+
+
+# --- what holds for every request ---
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/nowhere", BASE, f"{BASE}/nothing", "//", f"/{BASE}//notifications", "/%00", "/%ff"]
+)
+async def test_an_unknown_address_is_a_problem(desk: Desk, path: str) -> None:
+    reply = await desk.call("GET", path, None)
+    assert (reply.status, reply.code) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("POST", "/notifications", "GET, HEAD, OPTIONS"),
+        ("PUT", "/notifications/1", "DELETE, GET, HEAD, OPTIONS"),
+        ("GET", "/activities", "OPTIONS, POST"),
+        ("BREW", "/notifications", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(desk: Desk, method: str, path: str, allow: str) -> None:
+    reply = await desk.call(method, BASE + path)
+    assert (reply.status, reply.code, reply.headers["Allow"]) == (405, "method_not_allowed", allow)
+
+
+async def test_head_is_get_without_its_body(desk: Desk) -> None:
+    whole = await desk.call("GET", f"{BASE}/notifications")
+    head = await desk.call("HEAD", f"{BASE}/notifications")
+    assert head.status == 200
+    assert head.headers["Content-Length"] == whole.headers["Content-Length"]
+
+
+async def test_options_tells_the_methods_without_a_token(desk: Desk) -> None:
+    reply = await desk.call("OPTIONS", f"{BASE}/notifications", None)
+    assert reply.status == 200
+    assert set(reply.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/nowhere", f"{BASE}/notifications"])
+async def test_every_answer_is_marked(desk: Desk, path: str) -> None:
+    reply = await desk.call("GET", path, None, headers={"X-Request-Id": "mine-1"})
+    assert reply.headers["X-Request-Id"] == "mine-1"
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "é", '"}'])
+async def test_a_request_without_a_decent_id_is_given_one(desk: Desk, given: str) -> None:
+    reply = await desk.call("GET", "/healthz", None, headers={"X-Request-Id": given})
+    assert reply.headers["X-Request-Id"] not in ("", given)
+
+
+# --- browsers of other origins ---
+
+PREFLIGHT = {"Origin": "https://shop.example", "Access-Control-Request-Method": "PATCH"}
+
+
+async def test_no_origin_is_allowed_unless_it_is_set(desk: Desk) -> None:
+    reply = await desk.call("OPTIONS", f"{BASE}/notifications/1/mark-read", None, headers=PREFLIGHT)
+    assert "Access-Control-Allow-Origin" not in reply.headers
+
+
+async def test_a_set_origin_may_call_with_a_token(issuer: Issuer) -> None:
+    desk = Desk(issuer, cors_origins=("https://shop.example",))
+    reply = await desk.call("OPTIONS", f"{BASE}/notifications/1/mark-read", None, headers=PREFLIGHT)
+    assert reply.status == 200
+    assert reply.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+    assert "PATCH" in reply.headers["Access-Control-Allow-Methods"]
+    assert "Authorization" in reply.headers["Access-Control-Allow-Headers"]
+    error = await desk.call("GET", f"{BASE}/notifications", None, headers={"Origin": "https://shop.example"})
+    assert error.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+    assert error.headers["Vary"] == "Origin"
+    other = await desk.call("GET", f"{BASE}/notifications", None, headers={"Origin": "https://evil.example"})
+    assert "Access-Control-Allow-Origin" not in other.headers
+
+
+async def test_any_origin_may_be_allowed(issuer: Issuer) -> None:
+    desk = Desk(issuer, cors_origins=("*",))
+    reply = await desk.call("GET", "/healthz", None, headers={"Origin": "null"})
+    assert reply.headers["Access-Control-Allow-Origin"] == "*"
+
+
+# --- operations ---
+
+
+async def test_health_and_readiness_are_public(desk: Desk) -> None:
+    assert (await desk.call("GET", "/healthz", None)).status == 200
+    desk.health.fail("store", "The database is away.")
+    reply = await desk.call("GET", "/readyz", None)
+    assert (reply.status, reply.json["down"]) == (503, {"store": "The database is away."})
+    desk.health.up("store")
+    reply = await desk.call("GET", "/readyz", None)
+    assert (reply.status, reply.json["down"]) == (200, {})
+
+
+async def test_metrics_are_prometheus_text(desk: Desk) -> None:
+    reply = await desk.call("GET", "/metrics", None)
+    assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert b'signal_part_up{part="store"} 0.0' in reply.body
+
+
+async def test_the_embedded_issuers_keys_are_public(desk: Desk) -> None:
+    assert (await desk.call("GET", "/.well-known/jwks.json", None)).json == desk.issuer.public_jwks
+
+
+async def test_with_an_issuer_elsewhere_there_are_no_keys_here(desk: Desk) -> None:
+    app = create_app(Api(**{**vars(desk.api), "jwks": None}))
+    response = await app.test_client().get("/.well-known/jwks.json")
+    assert response.status_code == 404
+
+
+async def test_the_status_of_the_stream_is_public(desk: Desk) -> None:
+    reply = await desk.call("GET", f"{BASE}/socket/websocket/clients/status", None)
+    assert reply.json == {"status": "ok", "clients": 0}
+
+
+async def test_a_plain_get_of_the_stream_is_426(desk: Desk) -> None:
+    reply = await desk.call("GET", "/stream", None)
+    assert (reply.status, reply.code, reply.headers["Upgrade"]) == (426, "upgrade_required", "websocket")
