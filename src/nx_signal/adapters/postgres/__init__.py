@@ -1,0 +1,1 @@
+"""PostgreSQL as the store: the way of several instances that share one truth."""

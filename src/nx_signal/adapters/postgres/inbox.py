@@ -1,0 +1,409 @@
+"""The inboxes: one log per recipient. Every statement that reads or changes rows names the recipient."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from nx_signal.adapters._values import json_text, require_storable, storable
+from nx_signal.adapters.postgres.faults import IdTaken
+from nx_signal.adapters.postgres.lease import WorkerLease
+from nx_signal.adapters.postgres.session import SNAPSHOT, Connection, Session, transaction
+from nx_signal.adapters.postgres.values import MAX_BIGINT, bounded, to_ms
+from nx_signal.errors import StoreRejected
+from nx_signal.model import (
+    Backlog,
+    Change,
+    Created,
+    Deleted,
+    Draft,
+    Head,
+    InboxFilter,
+    InboxPage,
+    Json,
+    Notification,
+    Read,
+)
+from nx_signal.ports import Now
+from nx_signal.sql import queries
+
+MAX_DRAFTS = 1_000
+
+_SQL = queries("postgres")
+_TEXTS = tuple(field.name for field in fields(Draft) if field.name != "data")
+"""Also the order of the columns that the statement `insert` takes."""
+_EQUAL = ("type", "organizer_id", "merchant_id", "subject")
+
+Marked: TypeAlias = tuple[int, Head, datetime, Change | None]
+
+
+class PostgresInbox:
+    """ports.InboxStore. Nothing is found under a text that no column could hold."""
+
+    def __init__(self, session: Session, lease: WorkerLease, now: Now) -> None:
+        self._session = session
+        self._lease = lease
+        self._now = now
+
+    # --- writes
+
+    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Change]:
+        if len(drafts) > MAX_DRAFTS:
+            raise ValueError(f"At most {MAX_DRAFTS} drafts a call, not {len(drafts)}.")
+        once: dict[tuple[str, str], Draft] = {}
+        for draft in drafts:
+            once.setdefault((draft.activity_id, draft.recipient_id), draft)
+        if not once:
+            return ()
+        unique = list(once.values())
+        # The recipients of one activity share its data: encode it once.
+        shared = {id(draft.data): draft.data for draft in unique}
+        texts = {key: json_text("data", data) for key, data in shared.items()}
+        try:
+            try:
+                return await self._session.call(self._aio_insert, unique, texts)
+            except IdTaken:
+                self._lease.lose()
+                return await self._session.call(self._aio_insert, unique, texts)
+        except StoreRejected:
+            for draft in unique:  # the usual reason has a better sentence
+                for name in _TEXTS:
+                    require_storable(name, getattr(draft, name))
+            raise
+
+    async def _aio_insert(
+        self, connection: Connection, drafts: Sequence[Draft], texts: Mapping[int, str]
+    ) -> list[Created]:
+        columns = [[getattr(draft, name) for draft in drafts] for name in _TEXTS]
+        data = [texts[id(draft.data)] for draft in drafts]
+        await self._lease._aio_hold()
+        async with transaction(connection):
+            await connection.execute(_SQL["lock_heads"], list({draft.recipient_id for draft in drafts}))
+            # Under the lock, so that in one inbox stamps and ids ascend like the revisions.
+            created_at, ids = to_ms(self._now()), self._lease.take(len(drafts))
+            rows = await connection.fetch(_SQL["insert"], ids, *columns, data, created_at)
+        parsed = {key: json.loads(text) for key, text in texts.items()}
+        changes = []
+        for index, rev, unread, total in rows:
+            draft = drafts[index]
+            row = _as_created(draft, ids[index], rev, parsed[id(draft.data)], created_at)
+            changes.append(Created(draft.recipient_id, rev, unread, total, row))
+        return changes
+
+    async def mark_read(
+        self, recipient_id: str, id: int, origin: str | None
+    ) -> tuple[Notification, Change | None] | None:
+        if not storable(recipient_id):
+            return None
+        return await self._session.call(self._aio_mark_read, recipient_id, id, origin)
+
+    async def _aio_mark_read(
+        self, connection: Connection, recipient_id: str, id: int, origin: str | None
+    ) -> tuple[Notification, Change | None] | None:
+        async with transaction(connection):
+            before = await _aio_head(connection, "lock_head", recipient_id)
+            head = Head(recipient_id, before.rev + 1, before.total, before.unread - 1)
+            read_at = to_ms(self._now())
+            marked = await connection.fetchrow(
+                _SQL["mark_read"], bounded(id), recipient_id, read_at, head.rev
+            )
+            if marked is None:
+                row = await _aio_get(connection, recipient_id, id)
+                return None if row is None else (row, None)
+            change = _read(head, read_at, origin, ids=(id,))
+            await _aio_log(connection, head, change)
+        return _notification(marked), change
+
+    async def mark_all_read(
+        self,
+        recipient_id: str,
+        up_to_rev: int | None,
+        type: str | None,
+        subject: str | None,
+        origin: str | None,
+    ) -> Marked:
+        if not storable(recipient_id):
+            return 0, Head(recipient_id, 0, 0, 0), to_ms(self._now()), None
+        return await self._session.call(
+            self._aio_mark_all_read, recipient_id, up_to_rev, type, subject, origin
+        )
+
+    async def _aio_mark_all_read(
+        self,
+        connection: Connection,
+        recipient_id: str,
+        up_to_rev: int | None,
+        type: str | None,
+        subject: str | None,
+        origin: str | None,
+    ) -> Marked:
+        found = storable(type or "") and storable(subject or "")
+        async with transaction(connection):
+            before = await _aio_head(connection, "lock_head", recipient_id)
+            effective = before.rev if up_to_rev is None else max(0, min(up_to_rev, before.rev))
+            read_at, rev = to_ms(self._now()), before.rev + 1
+            updated: int = found and await connection.fetchval(
+                _SQL["mark_all_read"], recipient_id, effective, read_at, rev, type, subject
+            )
+            if not updated:
+                return 0, before, read_at, None
+            head = Head(recipient_id, rev, before.total, before.unread - updated)
+            change = _read(head, read_at, origin, up_to_rev=effective, type=type, subject=subject)
+            await _aio_log(connection, head, change)
+        return updated, head, read_at, change
+
+    async def delete(self, recipient_id: str, id: int) -> Change | None:
+        if not storable(recipient_id):
+            return None
+        return await self._session.call(self._aio_delete, recipient_id, id)
+
+    async def _aio_delete(self, connection: Connection, recipient_id: str, id: int) -> Change | None:
+        async with transaction(connection):
+            before = await _aio_head(connection, "lock_head", recipient_id)
+            was_read = await connection.fetchval(
+                _SQL["delete"], bounded(id), recipient_id, to_ms(self._now()), before.rev + 1
+            )
+            if was_read is None:
+                return None
+            unread = before.unread if was_read else before.unread - 1
+            head = Head(recipient_id, before.rev + 1, before.total - 1, unread)
+            change = Deleted(recipient_id, head.rev, head.unread, head.total, (id,))
+            await _aio_log(connection, head, change)
+        return change
+
+    # --- reads, each of one snapshot
+
+    async def heads(self, recipient_ids: Sequence[str]) -> Mapping[str, Head]:
+        heads = {id: Head(id, 0, 0, 0) for id in recipient_ids}
+        if asked := [id for id in heads if storable(id)]:
+            heads.update(await self._session.call(_aio_heads, asked))
+        return heads
+
+    async def backlogs(self, cursors: Mapping[str, int], limit: int) -> Mapping[str, Backlog]:
+        backlogs = {id: Backlog(Head(id, 0, 0, 0), ()) for id in cursors}
+        if asked := {id: bounded(max(0, rev)) for id, rev in cursors.items() if storable(id)}:
+            backlogs.update(await self._session.call(_aio_backlogs, asked, limit))
+        return backlogs
+
+    async def page(
+        self, recipient_id: str, where: InboxFilter, limit: int, before_rev: int | None, skip: int
+    ) -> InboxPage:
+        if not storable(recipient_id):
+            return InboxPage((), 0, Head(recipient_id, 0, 0, 0), None)
+        return await self._session.call(_aio_page, recipient_id, where, limit, before_rev, skip)
+
+    async def count(self, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
+        if not storable(recipient_id):
+            return 0, Head(recipient_id, 0, 0, 0)
+        return await self._session.call(_aio_head_and_count, recipient_id, where)
+
+    async def get(self, recipient_id: str, id: int) -> Notification | None:
+        return await self._session.call(_aio_get, recipient_id, id) if storable(recipient_id) else None
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def _as_created(
+    draft: Draft, id: int, rev: int, data: Mapping[str, Json], created_at: datetime
+) -> Notification:
+    return Notification(
+        id=id,
+        recipient_id=draft.recipient_id,
+        rev=rev,
+        changed_rev=rev,
+        activity_id=draft.activity_id,
+        type=draft.type,
+        organizer_id=draft.organizer_id,
+        merchant_id=draft.merchant_id,
+        subject=draft.subject,
+        locale=draft.locale,
+        content=draft.content,
+        content_html=draft.content_html,
+        action_url=draft.action_url,
+        data=data,
+        is_read=False,
+        read_at=None,
+        created_at=created_at,
+    )
+
+
+def _notification(row: asyncpg.Record, **otherwise: Any) -> Notification:
+    values = dict(row)
+    values["data"] = json.loads(values["data"])
+    return Notification(**(values | otherwise))
+
+
+async def _aio_get(connection: Connection, recipient_id: str, id: int) -> Notification | None:
+    row = await connection.fetchrow(_SQL["get"], bounded(id), recipient_id)
+    return None if row is None else _notification(row)
+
+
+def _conditions(where: InboxFilter, first: int) -> tuple[str, list[Any]]:
+    """A condition of fixed texts, and its parameters, numbered from `first`. `is_read` is no parameter:
+    the index of unread rows is only used for a condition that says so."""
+    conditions: list[str] = [""]
+    values: list[Any] = []
+    if where.is_read is not None:
+        conditions.append("n.is_read" if where.is_read else "NOT n.is_read")
+    compared = [(name, "=", getattr(where, name)) for name in _EQUAL]
+    compared += [("created_at", ">=", where.created_from), ("created_at", "<", where.created_to)]
+    for name, how, value in compared:
+        if value is None:
+            continue
+        if isinstance(value, str) and not storable(value):
+            return "AND false", []
+        conditions.append(f"n.{name} {how} ${first + len(values)}")
+        values.append(value)
+    return " AND ".join(conditions), values
+
+
+async def _aio_page(
+    connection: Connection,
+    recipient_id: str,
+    where: InboxFilter,
+    limit: int,
+    before_rev: int | None,
+    skip: int,
+) -> InboxPage:
+    condition, values = _conditions(where, first=5)
+    async with transaction(connection, SNAPSHOT):
+        matching, head = await _aio_count(connection, recipient_id, where)
+        found = await connection.fetch(
+            _SQL["page"].replace("{where}", condition),
+            recipient_id,
+            MAX_BIGINT if before_rev is None else bounded(before_rev),
+            bounded(limit + 1),  # one more, to know whether there is a next page
+            bounded(skip),
+            *values,
+        )
+    rows = tuple(_notification(row) for row in found[:limit])
+    next_before_rev = rows[-1].rev if rows and len(found) > limit else None
+    return InboxPage(rows, matching, head, next_before_rev)
+
+
+async def _aio_head_and_count(
+    connection: Connection, recipient_id: str, where: InboxFilter
+) -> tuple[int, Head]:
+    async with transaction(connection, SNAPSHOT):
+        return await _aio_count(connection, recipient_id, where)
+
+
+async def _aio_count(connection: Connection, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
+    """The head alone tells, where it can. Within a snapshot."""
+    head = await _aio_head(connection, "head", recipient_id)
+    if where == InboxFilter():
+        return head.total, head
+    if where == InboxFilter(is_read=where.is_read):
+        return head.total - head.unread if where.is_read else head.unread, head
+    condition, values = _conditions(where, first=2)
+    statement = _SQL["count"].replace("{where}", condition)
+    return await connection.fetchval(statement, recipient_id, *values), head
+
+
+# --- heads and the log ---------------------------------------------------------------------------
+
+
+async def _aio_head(connection: Connection, statement: str, recipient_id: str) -> Head:
+    row = await connection.fetchrow(_SQL[statement], recipient_id)
+    return Head(recipient_id, 0, 0, 0) if row is None else Head(*row)
+
+
+async def _aio_heads(connection: Connection, recipient_ids: Sequence[str]) -> dict[str, Head]:
+    return {row["recipient_id"]: Head(*row) for row in await connection.fetch(_SQL["heads"], recipient_ids)}
+
+
+def _read(
+    head: Head,
+    read_at: datetime,
+    origin: str | None,
+    *,
+    ids: tuple[int, ...] | None = None,
+    up_to_rev: int | None = None,
+    type: str | None = None,
+    subject: str | None = None,
+) -> Read:
+    return Read(
+        head.recipient_id,
+        head.rev,
+        head.unread,
+        head.total,
+        ids=ids,
+        up_to_rev=up_to_rev,
+        type=type,
+        subject=subject,
+        read_at=read_at,
+        origin=origin,
+    )
+
+
+async def _aio_log(connection: Connection, head: Head, change: Read | Deleted) -> None:
+    """Write the locked head, and the change that led there."""
+    detail: dict[str, Json] = {"ids": change.ids}
+    if isinstance(change, Read):
+        detail |= {
+            "upToRev": change.up_to_rev,
+            "type": change.type,
+            "subject": change.subject,
+            "readAt": change.read_at.isoformat(),
+            "origin": change.origin,
+        }
+    kind = "read" if isinstance(change, Read) else "deleted"
+    await connection.execute(
+        _SQL["advance"], head.recipient_id, head.rev, head.total, head.unread, kind, json.dumps(detail)
+    )
+
+
+def _logged(row: asyncpg.Record) -> Read | Deleted:
+    recipient_id, rev, kind, detail_text, unread, total = row
+    detail = json.loads(detail_text)
+    ids = None if detail["ids"] is None else tuple(detail["ids"])
+    if kind == "deleted":
+        return Deleted(recipient_id, rev, unread, total, ids or ())
+    return _read(
+        Head(recipient_id, rev, total, unread),
+        datetime.fromisoformat(detail["readAt"]),
+        detail["origin"],
+        ids=ids,
+        up_to_rev=detail["upToRev"],
+        type=detail["type"],
+        subject=detail["subject"],
+    )
+
+
+async def _aio_backlogs(connection: Connection, cursors: Mapping[str, int], limit: int) -> dict[str, Backlog]:
+    """Three queries of one snapshot; no entry for an inbox never written."""
+    async with transaction(connection, SNAPSHOT):
+        states = await connection.fetch(_SQL["heads_and_bases"], list(cursors), list(cursors.values()))
+        behind = {id: cursors[id] for id, rev, *_ in states if rev > cursors[id]}
+        asked = list(behind), list(behind.values()), min(limit, MAX_BIGINT // 2)
+        created = await connection.fetch(_SQL["created_after"], *asked)
+        changed = await connection.fetch(_SQL["changed_after"], *asked)
+    steps: dict[str, list[Read | Deleted | Notification]] = {state["recipient_id"]: [] for state in states}
+    for row in created:
+        first = _notification(row, is_read=False, read_at=None, changed_rev=row["rev"])
+        steps[first.recipient_id].append(first)
+    for row in changed:
+        steps[row["recipient_id"]].append(_logged(row))
+    backlogs = {}
+    for id, rev, total, unread, base_rev, base_total, base_unread in states:
+        log = _replayed(Head(id, base_rev, base_total, base_unread), steps[id])
+        backlogs[id] = Backlog(Head(id, rev, total, unread), tuple(log))
+    return backlogs
+
+
+def _replayed(base: Head, steps: Sequence[Read | Deleted | Notification]) -> Iterator[Change]:
+    """The changes in order. The counts of a creation are not stored: since the last change that was none,
+    each revision added one unread row."""
+    for step in sorted(steps, key=lambda step: step.rev):
+        if isinstance(step, Notification):
+            more = step.rev - base.rev
+            yield Created(step.recipient_id, step.rev, base.unread + more, base.total + more, step)
+        else:
+            base = Head(step.recipient_id, step.rev, step.total, step.unread)
+            yield step

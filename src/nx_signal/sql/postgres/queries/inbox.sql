@@ -1,0 +1,131 @@
+-- The order of the columns of a row is that of inbox.py's _row.
+
+-- name: lock_heads
+-- Make the missing heads and lock all, in ascending order everywhere, so that writers of several inboxes
+-- cannot wait for each other in a circle. The update's WHERE is never true, yet it locks the row.
+INSERT INTO recipient_head AS h (recipient_id)
+SELECT asked.recipient_id FROM unnest($1::text[]) AS asked (recipient_id)
+ORDER BY asked.recipient_id COLLATE "C"
+ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
+
+-- name: insert
+-- READ COMMITTED is enough: this statement's snapshot is taken after lock_heads, so whatever the former
+-- holder of a head wrote is visible, and nobody else can write to these inboxes until we commit.
+WITH fresh AS (
+    SELECT d.*, row_number() OVER (PARTITION BY d.recipient_id ORDER BY d.ord) AS step
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                $8::text[], $9::text[], $10::text[], $11::text[], $12::json[])
+         WITH ORDINALITY AS d (id, recipient_id, activity_id, type, organizer_id, merchant_id, subject,
+                               locale, content, content_html, action_url, data, ord)
+    WHERE NOT EXISTS (
+        SELECT FROM activity_notification n
+        WHERE n.activity_id = d.activity_id AND n.recipient_id = d.recipient_id
+    )
+), grown AS (
+    SELECT recipient_id, count(*) AS many FROM fresh GROUP BY recipient_id
+), head AS (
+    UPDATE recipient_head h
+    SET rev = h.rev + g.many, total = h.total + g.many, unread = h.unread + g.many
+    FROM grown g
+    WHERE h.recipient_id = g.recipient_id
+    RETURNING h.recipient_id, h.rev - g.many AS rev, h.total - g.many AS total, h.unread - g.many AS unread
+), inserted AS (
+    INSERT INTO activity_notification (
+        id, recipient_id, rev, changed_rev, activity_id, type, organizer_id, merchant_id, subject, locale,
+        content, content_html, action_url, data, created_at, modified_at
+    )
+    SELECT f.id, f.recipient_id, h.rev + f.step, h.rev + f.step, f.activity_id, f.type, f.organizer_id,
+           f.merchant_id, f.subject, f.locale, f.content, f.content_html, f.action_url, f.data, $13, $13
+    FROM fresh f JOIN head h USING (recipient_id)
+)
+SELECT f.ord - 1 AS index, h.rev + f.step AS rev, h.unread + f.step AS unread, h.total + f.step AS total
+FROM fresh f JOIN head h USING (recipient_id)
+ORDER BY f.ord;
+
+-- name: heads
+SELECT recipient_id, rev, total, unread FROM recipient_head WHERE recipient_id = ANY ($1::text[]);
+
+-- name: heads_and_bases
+-- With the last change that is no creation at or below the cursor: from there the counts go on, +1 for each
+-- revision, because all those in between are creations.
+SELECT h.recipient_id, h.rev, h.total, h.unread,
+       coalesce(base.rev, 0) AS base_rev,
+       coalesce(base.total, 0) AS base_total,
+       coalesce(base.unread, 0) AS base_unread
+FROM unnest($1::text[], $2::bigint[]) AS asked (recipient_id, rev)
+JOIN recipient_head h ON h.recipient_id = asked.recipient_id
+LEFT JOIN LATERAL (
+    SELECT c.rev, c.total, c.unread FROM recipient_change c
+    WHERE c.recipient_id = asked.recipient_id AND c.rev <= asked.rev
+    ORDER BY c.rev DESC LIMIT 1
+) base ON h.rev > asked.rev;
+
+-- name: created_after
+-- Revisions have no gap, so a range of them is a limit.
+SELECT n.id, n.recipient_id, n.rev, n.changed_rev, n.activity_id, n.type, n.organizer_id, n.merchant_id,
+       n.subject, n.locale, n.content, n.content_html, n.action_url, n.data, n.is_read, n.read_at, n.created_at
+FROM unnest($1::text[], $2::bigint[]) AS asked (recipient_id, rev)
+JOIN activity_notification n
+  ON n.recipient_id = asked.recipient_id AND n.rev > asked.rev AND n.rev <= asked.rev + $3::bigint;
+
+-- name: changed_after
+SELECT c.recipient_id, c.rev, c.kind, c.detail, c.unread, c.total
+FROM unnest($1::text[], $2::bigint[]) AS asked (recipient_id, rev)
+JOIN recipient_change c
+  ON c.recipient_id = asked.recipient_id AND c.rev > asked.rev AND c.rev <= asked.rev + $3::bigint;
+
+-- name: page
+-- The filter's conditions are constant text too (inbox.py, _conditions).
+SELECT n.id, n.recipient_id, n.rev, n.changed_rev, n.activity_id, n.type, n.organizer_id, n.merchant_id,
+       n.subject, n.locale, n.content, n.content_html, n.action_url, n.data, n.is_read, n.read_at, n.created_at
+FROM activity_notification n
+WHERE n.recipient_id = $1 AND n.deleted_at IS NULL AND n.rev < $2 {where}
+ORDER BY n.rev DESC
+LIMIT $3 OFFSET $4;
+
+-- name: count
+SELECT count(*) FROM activity_notification n WHERE n.recipient_id = $1 AND n.deleted_at IS NULL {where};
+
+-- name: head
+SELECT recipient_id, rev, total, unread FROM recipient_head WHERE recipient_id = $1;
+
+-- name: lock_head
+SELECT recipient_id, rev, total, unread FROM recipient_head WHERE recipient_id = $1 FOR NO KEY UPDATE;
+
+-- name: get
+SELECT n.id, n.recipient_id, n.rev, n.changed_rev, n.activity_id, n.type, n.organizer_id, n.merchant_id,
+       n.subject, n.locale, n.content, n.content_html, n.action_url, n.data, n.is_read, n.read_at, n.created_at
+FROM activity_notification n
+WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL;
+
+-- name: mark_read
+UPDATE activity_notification n
+SET is_read = true, read_at = $3, modified_at = $3, changed_rev = $4
+WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL AND NOT n.is_read
+RETURNING n.id, n.recipient_id, n.rev, n.changed_rev, n.activity_id, n.type, n.organizer_id, n.merchant_id,
+          n.subject, n.locale, n.content, n.content_html, n.action_url, n.data, n.is_read, n.read_at,
+          n.created_at;
+
+-- name: mark_all_read
+WITH marked AS (
+    UPDATE activity_notification n
+    SET is_read = true, read_at = $3, modified_at = $3, changed_rev = $4
+    WHERE n.recipient_id = $1 AND n.rev <= $2 AND n.deleted_at IS NULL AND NOT n.is_read
+      AND ($5::text IS NULL OR n.type = $5) AND ($6::text IS NULL OR n.subject = $6)
+    RETURNING 1
+)
+SELECT count(*) FROM marked;
+
+-- name: delete
+UPDATE activity_notification n
+SET deleted_at = $3, modified_at = $3, changed_rev = $4
+WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL
+RETURNING n.is_read;
+
+-- name: advance
+-- The head is locked by us: set it, and keep the change that brought it there.
+WITH head AS (
+    UPDATE recipient_head SET rev = $2, total = $3, unread = $4 WHERE recipient_id = $1
+)
+INSERT INTO recipient_change (recipient_id, rev, total, unread, kind, detail)
+VALUES ($1, $2, $3, $4, $5, $6);
