@@ -36,9 +36,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
 class _App(QuartTrio):
-    async def dispatch_request(self, request_context: Any = None) -> Any:
+    async def dispatch_request(self, *context: Any) -> Any:  # one Quart passes an optional, another a must
         with trio.fail_after(HANDLING_TIMEOUT_S):
-            return await super().dispatch_request(request_context)
+            return await super().dispatch_request(*context)
 
 
 def create_app(api: Api) -> QuartTrio:

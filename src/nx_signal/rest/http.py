@@ -30,9 +30,7 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
-from quart.asgi import ASGIHTTPConnection
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
 
 from nx_signal.rest.problems import problem_json
 
@@ -75,7 +73,6 @@ class Http:
         send_timeout_s: float = SEND_TIMEOUT_S,
         linger_s: float = LINGER_S,
     ) -> None:
-        app.asgi_http_class = _Exchange
         self.app = app
         self.keep_alive_s = keep_alive_s
         self.busy_s = busy_s
@@ -139,27 +136,6 @@ def _config() -> Config:
     config.keep_alive_max_requests = REQUESTS_PER_CONNECTION
     config.max_app_queue_size = MAX_QUEUED_BODY_PARTS
     return config
-
-
-class _Exchange(TrioASGIHTTPConnection):
-    """quart-trio's request and response, that finishes what it sends: the protocol reports the end of
-    a response as a disconnect too, which would cancel the very send that is to close or recycle the
-    connection."""
-
-    _finishing = False
-
-    async def handle_messages(self, nursery: trio.Nursery, request: Any, receive: Any) -> None:  # type: ignore[override]
-        await ASGIHTTPConnection.handle_messages(self, request, receive)
-        if not self._finishing:
-            nursery.cancel_scope.cancel()
-
-    async def _send_response(self, send: Any, response: Any) -> None:
-        async def noting_the_last(message: Any) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                self._finishing = True
-            await send(message)
-
-        await super()._send_response(noting_the_last, response)
 
 
 class _UpgradeRequested(Exception):
@@ -368,12 +344,23 @@ class _Connection:
         self, app: Any, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
     ) -> Callable[[Any], Awaitable[None]]:
         to_app, from_peer = trio.open_memory_channel[Any](config.max_app_queue_size)
+        finishing = False
+
+        async def send_noting_the_last(message: Any) -> None:
+            nonlocal finishing
+            if message and message["type"] == "http.response.body" and not message.get("more_body", False):
+                finishing = True
+            await send(message)
 
         async def put(message: Any) -> None:
+            # The protocol reports the end of a response as a disconnect too. quart-trio would cancel
+            # the very send that it comes from, and with it the recycling or closing of the connection.
+            if finishing and message["type"] == "http.disconnect":
+                return
             with contextlib.suppress(trio.BrokenResourceError):  # the application has answered already
                 await to_app.send(message)
 
-        self._nursery.start_soon(self._run_app, app, scope, from_peer, send)
+        self._nursery.start_soon(self._run_app, app, scope, from_peer, send_noting_the_last)
         return put
 
     async def _run_app(
@@ -387,7 +374,8 @@ class _Connection:
             try:
                 await app(scope, from_peer.receive, send)
             except* Exception as group:
-                log.error("http_app_failed", exc_info=group)
+                if not self._gone:  # else it only says that it could not answer
+                    log.error("http_app_failed", exc_info=group)
         await send(None)  # where it has not answered: 500, and close
 
 
