@@ -249,8 +249,9 @@ async def test_twenty_cancellations_leave_nothing_behind(
 ) -> None:
     async with opened as place:
         source = place.source()
-        async with running(source):
-            pass
+        async with running(source) as batches:
+            await place.publish(numbered(0, 1))  # the publisher opens a connection of its own
+            await take(batches, 1)
         tasks, files = open_now()
         for round_ in range(20):
             began = trio.current_time()
