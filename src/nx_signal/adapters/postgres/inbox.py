@@ -52,7 +52,7 @@ class PostgresInbox:
 
     # --- writes
 
-    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Change]:
+    async def insert(self, drafts: Sequence[Draft]) -> Sequence[Created]:
         if len(drafts) > MAX_DRAFTS:
             raise ValueError(f"At most {MAX_DRAFTS} drafts a call, not {len(drafts)}.")
         once: dict[tuple[str, str], Draft] = {}

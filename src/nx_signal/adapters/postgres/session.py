@@ -98,14 +98,16 @@ class Session:
         """Within CLOSE_S, whatever the state of the server."""
 
         async def _aio_close() -> None:
-            for close in also:
-                await close()
-            if self._pool is None:
-                return
+            pool = self._pool
             try:
-                await asyncio.wait_for(self._pool.close(), CLOSE_S / 2)
+                for close in also:
+                    await close()
+                if pool is not None:
+                    await asyncio.wait_for(pool.close(), CLOSE_S / 2)
             finally:
-                self._pool.terminate()
+                if pool is not None:
+                    pool.terminate()
+                await asyncio.sleep(0)  # lets the transports close their sockets
 
         await close_within(CLOSE_S, self._border, _aio_close)
 

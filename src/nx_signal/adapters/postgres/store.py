@@ -12,7 +12,7 @@ from nx_signal.adapters.postgres.inbox import PostgresInbox
 from nx_signal.adapters.postgres.lease import WorkerLease
 from nx_signal.adapters.postgres.schema import Schema
 from nx_signal.adapters.postgres.session import Session
-from nx_signal.ports import Database, Now
+from nx_signal.ports import Now
 
 
 class PostgresDatabase:
@@ -49,7 +49,3 @@ async def open_postgres(url: str, now: Now, pool_size: int) -> AsyncIterator[Pos
             yield PostgresDatabase(session, lease, now)
         finally:
             await session.close(lease._aio_close)
-
-
-def _is_a_database(database: PostgresDatabase) -> Database:
-    return database
