@@ -9,6 +9,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -91,6 +92,26 @@ def _zone(text: str) -> str:
     except (KeyError, ValueError, OSError):
         raise ValueError("an IANA time zone such as UTC or Asia/Ho_Chi_Minh") from None
     return text
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple(ip_network(word) for word in _words(text))
+    except ValueError:
+        raise ValueError("addresses or networks such as 10.0.0.0/8, separated by commas") from None
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"a number from {low:g} to {high:g}") from None
+        if not low <= value <= high:  # also refuses nan
+            raise ValueError(f"a number from {low:g} to {high:g}")
+        return value
+
+    return parse
 
 
 def _path(text: str) -> Path:
@@ -202,6 +223,18 @@ class Settings:
         20_000,
         _whole(1, 1_000_000),
         "Open connections, REST and stream together; a further one is refused.",
+    )
+    rate_factor: float = _setting(
+        "RATE_FACTOR",
+        1.0,
+        _number(0, 1000),
+        "Scales the rate limits of the stream (handshakes, messages, rooms); 0 lifts them.",
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = _setting(
+        "TRUSTED_PROXIES",
+        (),
+        _networks,
+        "Proxies whose X-Forwarded-For tells a client's address: networks, separated by commas.",
     )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS", (), _words, "Origins that browsers may call REST from, or *."

@@ -49,6 +49,7 @@ from nx_signal.rest.app import Api, create_app
 from nx_signal.rest.http import Http
 from nx_signal.stream.connection import StreamParts, serve_stream
 from nx_signal.stream.hub import Hub
+from nx_signal.stream.limits import Limits
 from nx_signal.stream.listener import Listener, open_listeners
 from nx_signal.stream.rooms import RoomRules
 from nx_signal.supervise import Backoff, supervise
@@ -214,6 +215,8 @@ def compose(
         metrics=metrics,
         now=now,
         max_buffer_bytes=settings.client_buffer_bytes,
+        limits=Limits(settings.rate_factor),
+        trusted_proxies=settings.trusted_proxies,
     )
     to_stream = partial(serve_stream, stream)
     http = Http(create_app(api), to_stream)

@@ -20,6 +20,7 @@ from nx_signal.model import Dispatch, Draft, Member, Organizer, Principal, Roste
 from nx_signal.ports import RelayEvent
 from nx_signal.stream.connection import StreamParts, serve_stream
 from nx_signal.stream.hub import Hub
+from nx_signal.stream.limits import CLIENT_MESSAGES, Limits
 from nx_signal.stream.listener import Listener
 from nx_signal.stream.protocol import DISCONNECTED
 from nx_signal.stream.rooms import RoomRules
@@ -65,6 +66,7 @@ class Server:
             metrics=self.metrics,
             now=now,
             max_buffer_bytes=262_144,
+            limits=Limits(1),
         )
         self.plain: list[bytes] = []
 
@@ -317,3 +319,13 @@ async def test_connections_beyond_the_bound_are_refused() -> None:
         assert await one_more.receive_some(1) == b""
         for tcp in (*taken, one_more):
             await tcp.aclose()
+
+
+async def test_a_flood_of_messages_ends_its_own_connection_4007() -> None:
+    async with serving() as server, open_stream(server.url, "u2") as other:
+        async with open_websocket(server.url) as ws:
+            for _ in range(int(CLIENT_MESSAGES.burst) + 1):
+                await say(ws, "heartbeat")
+            assert await end_of(ws) == ([], 4007, "Too many requests")
+        await server.notify("u2", "a")
+        assert (await other.receive()).data["rev"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -296,3 +297,23 @@ async def test_a_drain_tells_everybody_to_come_back_and_ends_them_1001(autojump_
             ((event, data),) = client.events
             assert event == "goaway" and 0 <= data["retryAfterMs"] <= 1000
             assert client.session.end_with == (1001, "Server shutting down")
+
+
+async def test_a_disconnect_to_a_user_ends_the_user_s_connections_4006(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        one, two = await instance.connect("u1"), await instance.connect("u1")
+        other = await instance.connect("u2")
+        control = Dispatch("user", "u1", "disconnect", b"null", server_id="emitter")
+        await instance.from_relay.send(Received((control,)))
+        await wait_all_tasks_blocked()
+        assert one.session.end_with == two.session.end_with == (4006, "Disconnected by operator")
+        assert other.session.end_with is None and one.events == []
+
+
+async def test_a_disconnect_of_one_token_spares_the_user_s_others(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        stolen, own = await instance.connect("u1"), await instance.connect("u1")
+        stolen.session.principal = replace(stolen.session.principal, token_id="t1")
+        await instance.hub.send(Dispatch("user", "u1", "disconnect", b'{"tokenId":"t1"}'))
+        assert stolen.session.end_with == (4006, "Disconnected by operator")
+        assert own.session.end_with is None

@@ -61,19 +61,47 @@ def test_without_authenticate_the_connection_closes_4001_after_5_s(client: Clien
     client.send("heartbeat", now_s=4.0)
     client.send("join", {"rooms": ["a"]}, now_s=4.0)
     assert client.protocol.deadline_s == 5.0, "other messages buy no time"
-    assert client.protocol.timed_out() == [Close(4001, "Authentication timeout")]
+    assert client.protocol.timed_out(99.0) == [Close(4001, "Authentication timeout")]
 
 
 def test_once_authenticate_is_sent_there_are_15_s_to_finish(client: Client) -> None:
     client.send("authenticate", {"token": "t"}, now_s=4.0)
     assert client.protocol.deadline_s == 19.0
-    assert client.protocol.timed_out() == [Close(4001, "Authentication timeout")]
+    assert client.protocol.timed_out(99.0) == [Close(4001, "Authentication timeout")]
 
 
 def test_90_s_without_a_message_close_4002(live: Client) -> None:
     assert live.send("heartbeat", now_s=50.0) == []
     assert live.protocol.deadline_s == 140.0
-    assert live.protocol.timed_out() == [Close(4002, "Heartbeat timeout")]
+    assert live.protocol.timed_out(140.0) == [Close(4002, "Heartbeat timeout")]
+
+
+def test_a_minute_before_its_token_s_end_the_client_is_told_and_then_closed_4005(live: Client) -> None:
+    live.protocol.expires(1_000.0)
+    live.send("heartbeat", now_s=900.0)
+    assert live.protocol.deadline_s == 940.0
+    (say,) = live.protocol.timed_out(940.0)
+    assert live.opened(say) == {"event": "expiring", "data": {"expiresInMs": 60_000}}
+    live.send("heartbeat", now_s=950.0)
+    assert live.protocol.deadline_s == 1_000.0
+    assert live.protocol.timed_out(1_000.0) == [Close(4005, "Token expired")]
+
+
+def test_a_refreshed_token_moves_the_end_and_warns_again(live: Client) -> None:
+    live.protocol.expires(100.0)
+    assert len(live.protocol.timed_out(40.0)) == 1
+    live.protocol.expires(200.0)
+    live.send("heartbeat", now_s=120.0)
+    assert live.protocol.deadline_s == 140.0
+    assert len(live.protocol.timed_out(140.0)) == 1
+
+
+def test_a_replayed_sealed_frame_gets_encryption_required(live: Client) -> None:
+    assert live.sealer
+    sealed = live.sealer.seal(b'{"event":"resume","data":{"rev":1}}')
+    assert live.protocol.receive(sealed, 1.0) == [Resume(1)]
+    (say,) = live.protocol.receive(sealed, 1.0)
+    assert live.opened(say)["data"] == {"message": "Encryption required"}
 
 
 @pytest.mark.parametrize("raw", ["", "{", "nope", b"\xff\xfe", "[1]", "null", '"x"', "[" * 5000])

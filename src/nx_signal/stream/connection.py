@@ -9,15 +9,17 @@ from dataclasses import dataclass
 
 import structlog
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
 from nx_signal.errors import IssuerUnavailable, StoreUnavailable, TokenRejected
 from nx_signal.model import Principal
 from nx_signal.ports import Now
 from nx_signal.stream.hub import Hub
+from nx_signal.stream.limits import Limits, Network, client_address
 from nx_signal.stream.protocol import (
     FINISH_AUTHENTICATION_WITHIN_S,
     MAX_MESSAGE_BYTES,
+    TOO_MANY_REQUESTS,
     TRY_AGAIN_LATER,
     Authenticate,
     Close,
@@ -52,6 +54,8 @@ class StreamParts:
     metrics: Metrics
     now: Now
     max_buffer_bytes: int
+    limits: Limits
+    trusted_proxies: Sequence[Network] = ()
 
 
 async def serve_stream(parts: StreamParts, stream: trio.SocketStream, read_ahead: bytes) -> None:
@@ -66,7 +70,7 @@ async def serve_stream(parts: StreamParts, stream: trio.SocketStream, read_ahead
                 offered = request.proposed_subprotocols
                 ws = await request.accept(subprotocol=offered[0] if offered else None)
             if not patience.cancelled_caught:
-                await connection.converse(ws)
+                await connection.converse(ws, _address(parts, stream, request))
         except ConnectionClosed:
             pass
         finally:
@@ -76,30 +80,44 @@ async def serve_stream(parts: StreamParts, stream: trio.SocketStream, read_ahead
                 await wire.aclose()
 
 
+def _address(parts: StreamParts, stream: trio.SocketStream, request: WebSocketRequest) -> str:
+    peer: str = stream.socket.getpeername()[0]
+    forwarded = [value for name, value in request.headers if name.lower() == b"x-forwarded-for"]
+    hops = b",".join(forwarded).decode("latin-1")
+    return client_address(peer, hops, parts.trusted_proxies)
+
+
 class _Connection:
     def __init__(self, parts: StreamParts, wire: Wire) -> None:
         self._parts = parts
         self._wire = wire
         self._protocol = Protocol(trio.current_time())
         self._session: Session | None = None
+        self._limits = parts.limits.client()
         self._reading: trio.CancelScope | None = None
 
-    async def converse(self, ws: WebSocketConnection) -> None:
+    async def converse(self, ws: WebSocketConnection, address: str) -> None:
         """Until one side closes."""
         decisions: Sequence[Decision]
+        if not self._parts.limits.handshake_from(address):
+            await self._close(ws, self._protocol.close(TOO_MANY_REQUESTS))
+            return
         while True:
             with trio.CancelScope(deadline=self._protocol.deadline_s) as self._reading:
                 if self._session and self._session.end_with:
                     self._reading.cancel()
                 message = await ws.get_message()
             if not self._reading.cancelled_caught:
+                if not self._limits.message():
+                    await self._close(ws, self._protocol.close(TOO_MANY_REQUESTS))
+                    return
                 decisions = self._protocol.receive(message, trio.current_time())
                 if self._session:
                     self._session.last_activity = self._parts.now()
             elif self._session and self._session.end_with:
                 decisions = [self._protocol.close(self._session.end_with)]
             else:
-                decisions = self._protocol.timed_out()
+                decisions = self._protocol.timed_out(trio.current_time())
             for decision in decisions:
                 if isinstance(decision, Close):
                     await self._close(ws, decision)
@@ -119,7 +137,10 @@ class _Connection:
             case Authenticate():
                 await self._authenticate(ws, decision)
             case Join(rooms, malformed):
-                await self._join(rooms, malformed)
+                if self._limits.rooms(len(rooms)):
+                    await self._join(rooms, malformed)
+                else:
+                    await self._perform(ws, [self._protocol.close(TOO_MANY_REQUESTS)])
             case Leave(rooms):
                 assert self._session  # noqa: S101 - the protocol gives this only when live
                 own = self._session.client_id
@@ -149,6 +170,11 @@ class _Connection:
         try:
             with trio.fail_after(FINISH_AUTHENTICATION_WITHIN_S):
                 principal = await parts.verify(request.token)
+                if not parts.limits.handshake_of(principal.user_id):
+                    parts.metrics.handshakes.labels("flood").inc()
+                    await self._perform(ws, [protocol.close(TOO_MANY_REQUESTS)])
+                    return
+                self._limits.user_id = principal.user_id
                 session = Session(
                     protocol,
                     self._wire,
@@ -166,7 +192,7 @@ class _Connection:
             return
         except trio.TooSlowError:
             parts.metrics.handshakes.labels("timeout").inc()
-            await self._perform(ws, protocol.timed_out())
+            await self._perform(ws, protocol.timed_out(trio.current_time()))
             return
         except (StoreUnavailable, IssuerUnavailable):
             parts.metrics.handshakes.labels("unavailable").inc()
@@ -183,6 +209,7 @@ class _Connection:
         for decision in decisions:
             if isinstance(decision, Say):
                 self._say(decision.text)
+        self._expires(principal)
         session.begin(head.rev)
         if request.resume is not None:
             session.resume(request.resume)
@@ -215,6 +242,11 @@ class _Connection:
             pass  # the session's present token still counts
         else:
             session.principal = principal
+            self._expires(principal)
+
+    def _expires(self, principal: Principal) -> None:
+        left_s = (principal.expires_at - self._parts.now()).total_seconds()
+        self._protocol.expires(trio.current_time() + left_s)
 
     def _say(self, text: bytes) -> None:
         """An answer of the protocol. Ephemeral: a client that floods and does not read loses answers."""

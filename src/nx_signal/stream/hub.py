@@ -15,10 +15,11 @@ import trio
 from nx_signal.errors import StoreUnavailable
 from nx_signal.model import Change, Dispatch, Head, Json
 from nx_signal.ports import InboxStore, Listening, Now, Received, Relay, RelayEvent
-from nx_signal.stream.protocol import GOING_AWAY
+from nx_signal.stream.protocol import DISCONNECTED, GOING_AWAY
 from nx_signal.stream.rooms import channel_of_room
 from nx_signal.stream.session import Session, payload_of
 from nx_signal.stream.topics import (
+    DISCONNECT,
     GOAWAY,
     INBOX_ROOM_PREFIX,
     INBOX_TOPICS,
@@ -218,6 +219,9 @@ class Hub:
                 session.offer_change(rev, payload)
             self._metrics.frames.labels("inbox").inc(len(sessions))
             return
+        if dispatch.event == DISCONNECT and dispatch.kind in ("client", "user"):
+            self._disconnect(dispatch)
+            return
         taken = offered = 0
         for session in self._addressed(dispatch):
             if session.client_id in dispatch.exclude:
@@ -229,6 +233,12 @@ class Hub:
         self._metrics.frames.labels("ephemeral").inc(taken)
         if taken < offered:
             self._metrics.frames_dropped.labels("ephemeral").inc(offered - taken)
+
+    def _disconnect(self, dispatch: Dispatch) -> None:
+        token_id = _token_id(dispatch.data)
+        for session in self._addressed(dispatch):
+            if token_id is None or token_id == session.principal.token_id:
+                session.end(DISCONNECTED)
 
     def _addressed(self, dispatch: Dispatch) -> list[Session]:
         """A copy: sessions may come and go while it is worked through."""
@@ -380,6 +390,18 @@ def _remove(index: dict[str, dict[Session, None]], key: str, session: Session) -
         return False
     del index[key]
     return True
+
+
+class _Token(msgspec.Struct, rename="camel"):
+    token_id: str | None = None
+
+
+def _token_id(data: bytes) -> str | None:
+    """Of a `disconnect`: `{tokenId}` narrows it to the connections of that token; None means all."""
+    try:
+        return msgspec.json.decode(data, type=_Token).token_id
+    except msgspec.DecodeError:
+        return None
 
 
 class _Rev(msgspec.Struct):

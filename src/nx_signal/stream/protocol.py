@@ -5,6 +5,7 @@ are monotonic seconds. Frames that come out are finished JSON text, sealed where
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from dataclasses import dataclass
@@ -22,11 +23,14 @@ from nx_signal.stream.sealing import (
     b64,
     read_public_key,
 )
-from nx_signal.stream.topics import CONNECTED, ERROR, encode_json, frame
+from nx_signal.stream.topics import CONNECTED, ERROR, EXPIRING, encode_json, frame
 
 AUTHENTICATE_WITHIN_S = 5.0
 FINISH_AUTHENTICATION_WITHIN_S = 15.0
 HEARTBEAT_TIMEOUT_S = 90.0
+WARN_BEFORE_EXPIRY_S = 60.0
+REMEMBERED_IVS = 1_024
+"""Sealed frames of the client that are known as seen: a replayed one does not open again."""
 MAX_MESSAGE_BYTES = 131_072
 MAX_ROOM_CHARS = 256
 MAX_ROOMS_PER_REQUEST = 100
@@ -112,6 +116,8 @@ class Protocol:
         self.closed = False
         self._sealer: Sealer | None = None
         self._deadline_s = now_s + AUTHENTICATE_WITHIN_S
+        self._expires_s = self._warn_s = math.inf
+        self._seen_ivs: dict[str, None] = {}
 
     @property
     def live(self) -> bool:
@@ -120,15 +126,30 @@ class Protocol:
     @property
     def deadline_s(self) -> float:
         """When `timed_out` is due unless a message comes first."""
-        return self._deadline_s
+        return min(self._deadline_s, self._warn_s, self._expires_s)
 
     def seal(self, payload: bytes) -> bytes:
         """A live connection's only way out for `{"event","data"}`."""
         assert self._sealer is not None  # noqa: S101 - plaintext must never leave by mistake
         return self._sealer.seal(payload)
 
-    def timed_out(self) -> list[Decision]:
-        return [self._close(HEARTBEAT_TIMEOUT if self._sealer else AUTHENTICATION_TIMEOUT)]
+    def timed_out(self, now_s: float) -> list[Decision]:
+        if self._sealer is None:
+            return [self._close(AUTHENTICATION_TIMEOUT)]
+        if now_s >= self._expires_s:
+            return [self._close(TOKEN_EXPIRED)]
+        if now_s >= self._deadline_s:
+            return [self._close(HEARTBEAT_TIMEOUT)]
+        if now_s >= self._warn_s:
+            self._warn_s = math.inf
+            left_ms = round((self._expires_s - now_s) * 1000)
+            return [Say(self._out(frame(EXPIRING, encode_json({"expiresInMs": left_ms}))))]
+        return []
+
+    def expires(self, at_s: float) -> None:
+        """The token holds until then; WARN_BEFORE_EXPIRY_S earlier the client is told."""
+        self._expires_s = at_s
+        self._warn_s = at_s - WARN_BEFORE_EXPIRY_S
 
     def receive(self, message: str | bytes, now_s: float) -> list[Decision]:
         """One message of the client, text or binary."""
@@ -142,7 +163,8 @@ class Protocol:
         decoded = _object(raw)
         if decoded is None:
             return [self._error("Invalid message format")]
-        event, data = decoded.get("event"), decoded.get("data")
+        event: Any = decoded.get("event")
+        data: Any = decoded.get("data")
         if not isinstance(event, str) or not event:
             return []
         if event == "heartbeat":
@@ -159,7 +181,17 @@ class Protocol:
             opened = self._sealer.open(data)
         except Unopenable:
             return [self._error("Encryption required")]
+        if self._is_replay(data["iv"]):
+            return [self._error("Encryption required")]
         return self._receive_sealed(opened)
+
+    def _is_replay(self, iv: str) -> bool:
+        if iv in self._seen_ivs:
+            return True
+        self._seen_ivs[iv] = None
+        if len(self._seen_ivs) > REMEMBERED_IVS:
+            del self._seen_ivs[next(iter(self._seen_ivs))]
+        return False
 
     def _receive_sealed(self, raw: bytes) -> list[Decision]:
         decoded = _object(raw)

@@ -18,6 +18,10 @@ INBOX_TOPICS = frozenset({CREATED, READ, DELETED})
 GOAWAY = "goaway"
 CONNECTED = "connected"
 ERROR = "error"
+EXPIRING = "expiring"
+"""`{expiresInMs}`, a minute before the token's end closes the connection 4005."""
+DISCONNECT = "disconnect"
+"""Never pushed: sent to a user or a client it ends the connections, those of one token or all."""
 
 DEFAULT_ROOMS = ("ws-default", "ws-notification")
 
