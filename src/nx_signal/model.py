@@ -243,7 +243,8 @@ class DeadLetter:
     created_at: datetime | None = None
 
 
-TargetKind: TypeAlias = Literal["client", "user", "room", "broadcast"]
+TargetKind: TypeAlias = Literal["client", "user", "room", "broadcast", "instance", "instances"]
+"""The last two are between the instances themselves and reach no client."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ import trio
 
 from nx_signal.model import Dispatch
 
+TARGETLESS = ("broadcast", "instances")
+
 
 def channel_of(dispatch: Dispatch) -> str:
-    if dispatch.kind == "broadcast":
-        return "ws:broadcast"
+    if dispatch.kind in TARGETLESS:
+        return f"ws:{dispatch.kind}"
     return f"ws:{dispatch.kind}:{dispatch.target}"
 
 

@@ -26,7 +26,7 @@ from redis.exceptions import (
 )
 
 from nx_signal.adapters._aio import Border, DriverCancelled, close_within, open_border
-from nx_signal.adapters._channels import Wanted, channel_of
+from nx_signal.adapters._channels import TARGETLESS, Wanted, channel_of
 from nx_signal.errors import RelayLost, SettingsError
 from nx_signal.model import Dispatch, TargetKind
 from nx_signal.ports import Listening, Received, RelayEvent
@@ -105,7 +105,7 @@ def decode_message(channel: str, payload: bytes) -> Dispatch:
     kind, _, target = channel.removeprefix("ws:").partition(":")
     if message.type != kind:
         raise Malformed("its type contradicts its channel")
-    if kind == "broadcast":
+    if kind in TARGETLESS:
         message.target = None
     elif message.target is None:
         message.target = target

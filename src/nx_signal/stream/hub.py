@@ -15,6 +15,7 @@ import trio
 from nx_signal.errors import StoreUnavailable
 from nx_signal.model import Change, Dispatch, Head, Json
 from nx_signal.ports import InboxStore, Listening, Now, Received, Relay, RelayEvent
+from nx_signal.stream.peers import Peers
 from nx_signal.stream.protocol import DISCONNECTED, GOING_AWAY
 from nx_signal.stream.rooms import channel_of_room
 from nx_signal.stream.session import Session, payload_of
@@ -97,7 +98,10 @@ class Hub:
         self._wake_healer = trio.Event()
         self._wake_checker = trio.Event()
         self._wake_reader = trio.Event()
-        relay.listen([BROADCAST_CHANNEL])
+        self.on_question: Callable[[str, Json], Json] = lambda question, data: None
+        """what other instances are answered"""
+        self.peers = Peers(server_id, self._publish, lambda *asked: self.on_question(*asked))
+        relay.listen([BROADCAST_CHANNEL, *self.peers.channels])
 
     # --- who is here ---
 
@@ -113,12 +117,19 @@ class Hub:
         return {
             "status": "ok",
             "serverId": self.server_id,
-            "instances": 1,
+            "instances": 1 + len(self.peers.known),
             "clients": len(self._clients),
             "users": len(self._users),
             "rooms": len(self._rooms),
             "startedAt": stamp(self._started_at),
         }
+
+    def find(self, user_id: str | None, room: str | None) -> Collection[Session]:
+        """The sessions here, of this user and in this room where given."""
+        if user_id is None and room is None:
+            return self._clients.values()
+        found = self._users.get(user_id, {}) if user_id is not None else self._rooms.get(room or "", {})
+        return [s for s in found if room is None or room in s.rooms]
 
     def attach(self, session: Session) -> None:
         """Register before the inbox's head is read: a change committed after that read is then either
@@ -210,6 +221,9 @@ class Hub:
             self._metrics.relay_published.inc(len(dispatches))
 
     async def _deliver(self, dispatch: Dispatch) -> None:
+        if dispatch.kind in ("instance", "instances"):
+            self.peers.receive(dispatch)
+            return
         rev = _log_revision(dispatch)
         payload = frame(dispatch.event, dispatch.data)
         if rev is not None:
@@ -252,6 +266,8 @@ class Hub:
                 return list(self._users.get(dispatch.target or "", ()))
             case "room":
                 return list(self._rooms.get(dispatch.target or "", ()))
+            case _:
+                return []
 
     # --- what needs the store or the relay ---
 
@@ -267,6 +283,7 @@ class Hub:
             nursery.start_soon(self._check)
             nursery.start_soon(self._heal)
             nursery.start_soon(self._sweep)
+            nursery.start_soon(self.peers.run)
             task_status.started()
 
     async def _receive(self, inbound: trio.MemoryReceiveChannel[RelayEvent]) -> None:
@@ -371,6 +388,7 @@ class Hub:
     async def drain(self, window_s: float) -> None:
         """Tell every client to go elsewhere and end it 1001, paced so that the other instances are
         not hit at once; at most `window_s` long."""
+        self.peers.leave()
         sessions = list(self._clients.values())
         pause_s = min(window_s, len(sessions) / GOODBYES_PER_S) / max(len(sessions), 1)
         for session in sessions:
