@@ -389,18 +389,21 @@ async def test_a_handler_that_fails_costs_an_answer_500_and_nothing_else() -> No
 
 
 async def test_a_thousand_requests_leave_nothing_behind() -> None:
-    async with serving() as served:
-        client = await served.connect()
-        for n in range(1000):
-            await client.send_all(get("/hello"))
-            await until(client, b"hello")
-            if n == 99:
-                gc.collect()
-                objects, tasks = len(gc.get_objects()), trio.lowlevel.current_statistics().tasks_living
+    async def living() -> tuple[int, int]:
+        await trio.testing.wait_all_tasks_blocked()  # the last request's task ends after its answer
         gc.collect()
-        assert trio.lowlevel.current_statistics().tasks_living == tasks
-        assert len(gc.get_objects()) - objects < 200
-        await client.aclose()
+        return trio.lowlevel.current_statistics().tasks_living, len(gc.get_objects())
+
+    async with serving() as served:
+        async with await served.connect() as client:
+            for n in range(1000):
+                await client.send_all(get("/hello"))
+                await until(client, b"hello")
+                if n == 99:
+                    tasks, objects = await living()
+            tasks_after, objects_after = await living()
+            assert tasks_after == tasks
+            assert objects_after - objects < 200
         for _ in range(50):
             async with await served.connect() as one:
                 await one.send_all(get("/hello", "Connection: close"))
