@@ -381,7 +381,7 @@ async def _aio_backlogs(connection: Connection, cursors: Mapping[str, int], limi
     async with transaction(connection, SNAPSHOT):
         states = await connection.fetch(_SQL["heads_and_bases"], list(cursors), list(cursors.values()))
         behind = {id: cursors[id] for id, rev, *_ in states if rev > cursors[id]}
-        asked = list(behind), list(behind.values()), min(limit, MAX_BIGINT // 2)
+        asked = list(behind), list(behind.values()), max(0, min(limit, MAX_BIGINT // 2))
         created = await connection.fetch(_SQL["created_after"], *asked)
         changed = await connection.fetch(_SQL["changed_after"], *asked)
     steps: dict[str, list[Read | Deleted | Notification]] = {state["recipient_id"]: [] for state in states}

@@ -61,18 +61,25 @@ LEFT JOIN LATERAL (
 ) base ON h.rev > asked.rev;
 
 -- name: created_after
--- Revisions have no gap, so a range of them is a limit.
+-- Revisions have no gap, so a range of them is a limit. LIMIT says it again for the planner, which would
+-- otherwise read the whole table where its statistics are poor.
 SELECT n.id, n.recipient_id, n.rev, n.changed_rev, n.activity_id, n.type, n.organizer_id, n.merchant_id,
        n.subject, n.locale, n.content, n.content_html, n.action_url, n.data, n.is_read, n.read_at, n.created_at
 FROM unnest($1::text[], $2::bigint[]) AS asked (recipient_id, rev)
-JOIN activity_notification n
-  ON n.recipient_id = asked.recipient_id AND n.rev > asked.rev AND n.rev <= asked.rev + $3::bigint;
+CROSS JOIN LATERAL (
+    SELECT * FROM activity_notification r
+    WHERE r.recipient_id = asked.recipient_id AND r.rev > asked.rev AND r.rev <= asked.rev + $3::bigint
+    ORDER BY r.rev LIMIT $3::bigint
+) n;
 
 -- name: changed_after
 SELECT c.recipient_id, c.rev, c.kind, c.detail, c.unread, c.total
 FROM unnest($1::text[], $2::bigint[]) AS asked (recipient_id, rev)
-JOIN recipient_change c
-  ON c.recipient_id = asked.recipient_id AND c.rev > asked.rev AND c.rev <= asked.rev + $3::bigint;
+CROSS JOIN LATERAL (
+    SELECT * FROM recipient_change r
+    WHERE r.recipient_id = asked.recipient_id AND r.rev > asked.rev AND r.rev <= asked.rev + $3::bigint
+    ORDER BY r.rev LIMIT $3::bigint
+) c;
 
 -- name: page
 -- The filter's conditions are constant text too (inbox.py, _conditions).
