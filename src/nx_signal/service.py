@@ -51,6 +51,7 @@ from nx_signal.stream.connection import StreamParts, serve_stream
 from nx_signal.stream.hub import Hub
 from nx_signal.stream.limits import Limits
 from nx_signal.stream.listener import Listener, open_listeners
+from nx_signal.stream.operator import Operator
 from nx_signal.stream.rooms import RoomRules
 from nx_signal.supervise import Backoff, supervise
 from nx_signal.telemetry.health import Health
@@ -172,8 +173,8 @@ def compose(
     tokens = TokenVerifier(
         issuer or JwksUrl(settings.jwks_url or ""),
         now=now,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
+        issuer=None if issuer else settings.jwt_issuer,  # the embedded issuer's key is its name
+        audience=None if issuer else settings.jwt_audience,
         user_claim=settings.jwt_user_claim,
         trusted_grants=issuer is not None,
     )
@@ -203,7 +204,7 @@ def compose(
         split_activities=partial(split, known=registry.names),
         tokens=tokens,
         access=Access(database.directory),
-        stream=hub,
+        operator=Operator(hub),
         health=health,
         metrics=metrics,
         jwks=issuer.public_jwks if issuer else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,6 +26,7 @@ from nx_signal.model import Change, Created, Draft, Grant, Json, Roster
 from nx_signal.ports import Journal
 from nx_signal.rest import app as rest_app
 from nx_signal.rest.app import Api, create_app
+from nx_signal.stream.operator import ClientsPage
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
 
@@ -54,9 +56,34 @@ class FakeJournal:
         self.appended.extend(messages)
 
 
-class FakeStream:
+class FakeOperator:
+    """Remembers what it was asked; `c1` is the one client there is, and `far` does not answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
     def status(self) -> Mapping[str, Json]:
         return {"status": "ok", "clients": 0}
+
+    async def clients(self, *query: Any) -> ClientsPage:
+        self.asked.append(("clients", *query))
+        return ClientsPage(({"id": "c1"},), 7, "c1", ("far",))
+
+    async def client(self, client_id: str) -> Any:
+        known = {"c1": ({"id": "c1"}, ()), "c2": (None, ("far",))}
+        return known.get(client_id, (None, ()))
+
+    async def broadcast(self, *what: Any) -> None:
+        self.asked.append(("broadcast", *what))
+
+    async def send_to_room(self, *what: Any) -> None:
+        self.asked.append(("room", *what))
+
+    async def send_to_client(self, *what: Any) -> None:
+        self.asked.append(("client", *what))
+
+    async def disconnect(self, *what: Any) -> None:
+        self.asked.append(("disconnect", *what))
 
 
 class Reply:
@@ -83,6 +110,7 @@ class Desk:
         self.issuer = issuer
         self.database = MemoryDatabase(lambda: self.stamp)
         self.journal = FakeJournal()
+        self.operator = FakeOperator()
         self.metrics = Metrics()
         self.health = Health(("store",), self.metrics)
         self.announced: list[Change] = []
@@ -100,7 +128,7 @@ class Desk:
                 trusted_grants=True,
             ),
             access=Access(self.database.directory),
-            stream=FakeStream(),
+            operator=cast("Any", self.operator),
             health=self.health,
             metrics=self.metrics,
             jwks=issuer.public_jwks,
@@ -394,7 +422,14 @@ PRIVATE = [
     ("PATCH", "/notifications/mark-all-read"),
     ("DELETE", "/notifications/1"),
     ("POST", "/activities"),
+    ("GET", "/socket/websocket/clients"),
+    ("GET", "/socket/websocket/clients/1"),
+    ("POST", "/socket/websocket/clients/broadcast"),
+    ("POST", "/socket/websocket/clients/rooms/1/send"),
+    ("POST", "/socket/websocket/clients/1/send"),
+    ("POST", "/socket/websocket/clients/1/disconnect"),
 ]
+PARAMETER = re.compile(r"<[^>]+>")
 
 
 @pytest.mark.parametrize(("method", "path"), PRIVATE)
@@ -406,7 +441,7 @@ async def test_every_private_call_needs_a_token(desk: Desk, method: str, path: s
 
 def test_no_private_route_is_missing_above(desk: Desk) -> None:
     routes = {
-        (method, rule.rule.removeprefix(BASE).replace("<id>", "1"))
+        (method, PARAMETER.sub("1", rule.rule.removeprefix(BASE)))
         for rule in desk.app.url_map.iter_rules()
         if rule.rule.startswith(BASE) and not rule.rule.endswith("/status")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
@@ -588,3 +623,65 @@ async def test_the_status_of_the_stream_is_public(desk: Desk) -> None:
 async def test_a_plain_get_of_the_stream_is_426(desk: Desk) -> None:
     reply = await desk.call("GET", "/stream", None)
     assert (reply.status, reply.code, reply.headers["Upgrade"]) == (426, "upgrade_required", "websocket")
+
+
+# --- clients ---
+
+CLIENTS = f"{BASE}/socket/websocket/clients"
+
+
+async def test_the_clients_of_all_instances_are_listed_and_who_is_silent_is_named(desk: Desk) -> None:
+    path = f"{CLIENTS}?userId=u1&room=signal%2Fmerchant%2Fm1&limit=5&cursor=c0"
+    reply = await desk.call("GET", path, permissions=["WebSocketClient.find"])
+    assert reply.json == {"data": [{"id": "c1"}], "total": 7, "nextCursor": "c1", "unanswered": ["far"]}
+    assert desk.operator.asked == [("clients", "u1", "signal/merchant/m1", 5, "c0")]
+
+
+async def test_one_client_is_found_missing_or_unknown_to_those_who_answered(desk: Desk) -> None:
+    permissions = ["WebSocketClient.findById"]
+    assert (await desk.call("GET", f"{CLIENTS}/c1", permissions=permissions)).json == {"id": "c1"}
+    assert (await desk.call("GET", f"{CLIENTS}/c2", permissions=permissions)).status == 503
+    assert (await desk.call("GET", f"{CLIENTS}/c3", permissions=permissions)).status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "permission", "asked"),
+    [
+        ("broadcast", "broadcast", ("broadcast", "t", b'{"n":1}')),
+        ("rooms/signal%2Fmerchant%2Fm1/send", "sendToRoom", ("room", "signal/merchant/m1", "t", b'{"n":1}')),
+        ("c1/send", "sendToClient", ("client", "c1", "t", b'{"n":1}')),
+        ("c1/disconnect", "disconnect", ("disconnect", "c1")),
+    ],
+)
+async def test_each_control_has_its_own_permission(
+    desk: Desk, path: str, permission: str, asked: tuple[Any, ...]
+) -> None:
+    body = {"topic": "t", "data": {"n": 1}}
+    others = {"broadcast", "sendToRoom", "sendToClient", "disconnect", "find", "findById"} - {permission}
+    refused = await desk.call(
+        "POST", f"{CLIENTS}/{path}", body=body, permissions=[f"WebSocketClient.{code}" for code in others]
+    )
+    assert refused.status == 403 and desk.operator.asked == []
+    done = await desk.call(
+        "POST", f"{CLIENTS}/{path}", body=body, permissions=[f"WebSocketClient.{permission}"]
+    )
+    assert done.status == 202 and desk.operator.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"topic": ""}, {"topic": 5}, {"topic": "x" * 257}, {"topic": "disconnect"}, {"topic": "a\u0000"}],
+)
+async def test_a_send_without_a_decent_topic_is_refused(desk: Desk, body: Any) -> None:
+    reply = await desk.call(
+        "POST", f"{CLIENTS}/broadcast", body=body, permissions=["WebSocketClient.broadcast"]
+    )
+    assert reply.status == 400 and desk.operator.asked == []
+
+
+async def test_a_send_of_too_much_is_refused(desk: Desk) -> None:
+    body = {"topic": "t", "data": "x" * 65_536}
+    reply = await desk.call(
+        "POST", f"{CLIENTS}/broadcast", body=body, permissions=["WebSocketClient.broadcast"]
+    )
+    assert reply.status == 413 and desk.operator.asked == []

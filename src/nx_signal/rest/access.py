@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from quart import request
 
@@ -12,18 +11,12 @@ from nx_signal.config import Settings
 from nx_signal.identity.permissions import Access
 from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
-from nx_signal.model import Json, Principal
+from nx_signal.model import Principal
 from nx_signal.ports import Journal
 from nx_signal.rest.problems import unauthorized
+from nx_signal.stream.operator import Operator
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
-
-
-class Stream(Protocol):
-    """What REST needs of the stream."""
-
-    def status(self) -> Mapping[str, Json]:
-        """`{status, serverId, instances, clients, users, rooms, startedAt}` (CONTRACT §4), JSON already."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +30,7 @@ class Api:
     """one message or a list → (event id, message) each; raises MessageRejected"""
     tokens: TokenVerifier
     access: Access
-    stream: Stream
+    operator: Operator
     health: Health
     metrics: Metrics
     jwks: Mapping[str, object] | None

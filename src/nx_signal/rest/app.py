@@ -11,14 +11,14 @@ import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
 
-from nx_signal.rest.access import Api, Stream
+from nx_signal.rest.access import Api
 from nx_signal.rest.activities import activities
 from nx_signal.rest.clients import clients
 from nx_signal.rest.notifications import notifications
 from nx_signal.rest.operations import operations
 from nx_signal.rest.problems import register_problems
 
-__all__ = ["Api", "Stream", "create_app"]
+__all__ = ["Api", "create_app"]
 
 log = structlog.get_logger()
 

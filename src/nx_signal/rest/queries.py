@@ -49,7 +49,7 @@ def parse_list(args: Mapping[str, str], user_id: str) -> ListQuery:
     where = {field: parse(name, given[name]) for name, (field, parse) in _PLAIN.items() if name in given}
     query = replace(query, where=replace(query.where, **where))
     if "limit" in given:
-        query = replace(query, limit=_digits("limit", given["limit"], 1, MAX_LIMIT))
+        query = replace(query, limit=digits("limit", given["limit"], 1, MAX_LIMIT))
     if "cursor" in given:
         query = replace(query, before_rev=_before_rev(given["cursor"]))
     return query
@@ -80,7 +80,7 @@ def _invalid(name: str, expected: str) -> Problem:
     return Problem(400, f"{name} takes {expected}.", "invalid_parameter")
 
 
-def _digits(name: str, text: str, low: int, high: int) -> int:
+def digits(name: str, text: str, low: int, high: int) -> int:
     return whole(name, row_id(text), low, high)
 
 
