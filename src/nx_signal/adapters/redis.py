@@ -178,6 +178,7 @@ class _Link:
         self._make, self._options, self._address = _how_to_connect(url)
         self._subscriber: AbstractConnection | None = None
         self._publisher: AbstractConnection | None = None
+        self._transports: list[asyncio.WriteTransport] = []
         self._arrived: deque[_Arrived] = deque()
         self._something_arrived = trio.Event()
         self._waiting_messages = self._waiting_bytes = 0
@@ -328,8 +329,10 @@ class _Link:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             self._subscriber = self._make(**self._options)
             self._publisher = self._make(**self._options)
-            await self._subscriber.connect()  # type: ignore[no-untyped-call]
-            await self._publisher.connect()  # type: ignore[no-untyped-call]
+            for connection in (self._subscriber, self._publisher):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                assert connection._writer is not None  # noqa: S101 - connected
+                self._transports.append(connection._writer.transport)
 
     async def _aio_read(self) -> None:
         """Gather what comes until the connection ends. No crossing for a message: Trio's side takes
@@ -377,6 +380,10 @@ class _Link:
         for connection in (self._subscriber, self._publisher):
             if connection is not None:
                 await connection.disconnect(nowait=True)
+        for transport in self._transports:
+            # A close would wait, for ever, until a frozen peer has read what is under way to it.
+            transport.abort()
+        await asyncio.sleep(0)  # which closes the sockets
 
 
 def _how_to_connect(url: str) -> tuple[type[AbstractConnection], dict[str, Any], str]:
