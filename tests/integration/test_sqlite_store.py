@@ -169,6 +169,30 @@ async def test_a_file_locked_by_another_process_is_unavailable_for_the_moment(
             assert len(await impatient.inbox.insert([a_draft()])) == 1
 
 
+@pytest.mark.parametrize(("refusals", "patience_ms"), [(3, 2_000), (1, 0)])
+def test_opening_waits_out_another_process_that_makes_the_file_a_wal_one(
+    refusals: int, patience_ms: int, monkeypatch: pytest.MonkeyPatch
+):
+    class Connection:
+        asked = 0
+
+        def execute(self, pragma: str) -> None:
+            self.asked += 1
+            if self.asked <= refusals:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_MS", patience_ms)
+    connection = Connection()
+    if patience_ms:
+        sqlite_file._use_wal(connection)
+        assert connection.asked == refusals + 1
+    else:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite_file._use_wal(connection)
+
+
 async def test_a_full_disk_is_unavailable_and_loses_nothing(path: Path):
     file = sqlite_file.SqliteFile(path, now)
     limit = 60
@@ -265,14 +289,14 @@ async def test_deny_wins_over_allow(database: Database, path: Path):
     assert await directory.permissions(USER, []) == frozenset()
     deny("group", ("User", USER), ("Role", "staff"), "Merchant_m1")
     assert list((await directory.audiences([Audience("o1")]))[Audience("o1")]) == ["u2"]
-    assert await directory.memberships(USER) == Memberships(frozenset(), frozenset())
+    assert await directory.memberships([USER]) == {USER: Memberships(frozenset(), frozenset())}
 
 
 async def test_a_merchant_that_nobody_placed_has_no_organizer(database: Database, path: Path):
     await database.directory.load(Roster((), [Member(USER, "o1", "m1", "staff", None)], ()))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM merchant")
-    assert await database.directory.memberships(USER) == Memberships(frozenset(), frozenset({"m1"}))
+    assert await database.directory.memberships([USER]) == {USER: Memberships(frozenset(), frozenset({"m1"}))}
     assert list((await database.directory.audiences([Audience("o1")]))[Audience("o1")]) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ READERS = 4
 """Lists and replays beside the one writer; more threads than cores gain nothing."""
 BUSY_TIMEOUT_MS = 2_000
 """Another process writes only for moments. A thread waits this out uncancelled: below a stop's budget."""
+BUSY_PAUSE_S = 0.005
 CLOSE_S = 5.0
 MAX_INTEGER = 2**63 - 1
 """SQLite's integers have 64 bits."""
@@ -47,6 +49,19 @@ def from_ms(ms: int) -> datetime:
 def clamped(number: int) -> int:
     """The nearest integer from 0 to the greatest that SQLite knows."""
     return max(0, min(number, MAX_INTEGER))
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """SQLite's own waiting leaves out the moment in which another process makes the file a WAL one."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(BUSY_PAUSE_S)
 
 
 class SqliteFile:
@@ -126,12 +141,17 @@ class SqliteFile:
                 f"The data directory {self.path.parent} cannot be used: {error.strerror}. "
                 "Set APP_ENV_DATA_DIR to a directory that can be written to."
             ) from error
-        return self._connect(
-            "PRAGMA journal_mode = WAL",
+        connection = self._connect(
             # FULL: a row that was answered for outlives a power cut, not only a crash of this process
             "PRAGMA synchronous = FULL",
             "PRAGMA foreign_keys = ON",
         )
+        try:
+            _use_wal(connection)
+        except Exception:
+            connection.close()
+            raise
+        return connection
 
     def _open_reader(self) -> sqlite3.Connection:
         return self._connect("PRAGMA query_only = ON")

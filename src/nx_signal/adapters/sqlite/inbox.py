@@ -384,13 +384,14 @@ def _changes(
     changes: dict[str, list[Change]] = {}
     for id, steps in found.items():
         rev, unread, total = counts[id]
-        changes[id] = log = []
+        log: list[Change] = []
         for step in sorted(steps, key=lambda step: step.rev):
             if isinstance(step, Notification):
                 more = step.rev - rev
                 as_created = replace(step, is_read=False, read_at=None, changed_rev=step.rev)
                 log.append(Created(id, step.rev, unread + more, total + more, as_created))
-                continue
-            rev, unread, total = step.rev, step.unread, step.total
-            log.append(step)
+            else:
+                rev, unread, total = step.rev, step.unread, step.total
+                log.append(step)
+        changes[id] = log
     return changes
