@@ -108,7 +108,8 @@ class Directory(Protocol):
         """One query for all (user_id, organizer_id): the user's locale, else the organizer's; no
         entry where neither is known."""
 
-    async def memberships(self, user_id: str) -> Memberships: ...
+    async def memberships(self, user_ids: Sequence[str]) -> Mapping[str, Memberships]:
+        """One query for all users. An entry for every id asked, of nothing for a stranger."""
 
     async def permissions(self, user_id: str, roles: Sequence[str]) -> frozenset[str]:
         """Codes granted to the user directly, through the user's roles, or through `roles`."""

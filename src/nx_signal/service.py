@@ -178,9 +178,11 @@ def compose(
         user_claim=settings.jwt_user_claim,
         trusted_grants=issuer is not None,
     )
+    rules = RoomRules(database.directory, settings.room_patterns)
     hub = Hub(
         server_id=server_id,
         store=database.inbox,
+        rules=rules,
         relay=relay,
         outbound=to_relay,
         metrics=metrics,
@@ -212,7 +214,7 @@ def compose(
     stream = StreamParts(
         hub=hub,
         verify=tokens.verify,
-        rules=RoomRules(database.directory, settings.room_patterns),
+        rules=rules,
         metrics=metrics,
         now=now,
         max_buffer_bytes=settings.client_buffer_bytes,

@@ -164,7 +164,7 @@ async def everything_is_unavailable(store: PostgresDatabase) -> None:
     for call in (
         lambda: store.inbox.insert([draft("u", "while away")]),
         lambda: store.inbox.heads(["u"]),
-        lambda: store.directory.memberships("u"),
+        lambda: store.directory.memberships(["u"]),
         lambda: store.dead_letters.page(1, None),
         store.check,
     ):
@@ -354,7 +354,7 @@ async def test_a_membership_inserted_by_another_program_counts(store: PostgresDa
     asked = Audience("o"), Audience("o", "m")
     found = await store.directory.audiences(asked)
     assert [list(found[key]) for key in asked] == [["a", "b", "c"], ["a", "c"]]
-    assert await store.directory.memberships("a") == Memberships(frozenset({"o"}), frozenset({"m"}))
+    assert await store.directory.memberships(["a"]) == {"a": Memberships(frozenset({"o"}), frozenset({"m"}))}
 
 
 async def test_a_role_granted_by_another_program_counts_and_deny_wins(store: PostgresDatabase, sql: Sql):

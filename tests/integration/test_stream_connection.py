@@ -52,6 +52,7 @@ class Server:
         self.hub = Hub(
             server_id="me",
             store=self.database.inbox,
+            rules=RoomRules(self.database.directory, ()),
             relay=LocalRelay(),
             outbound=to_relay,
             metrics=self.metrics,

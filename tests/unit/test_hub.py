@@ -13,9 +13,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nx_signal.adapters.memory.store import MemoryDatabase
-from nx_signal.model import Dispatch, Draft
+from nx_signal.model import Dispatch, Draft, Member, Roster
 from nx_signal.ports import Listening, Received, RelayEvent
 from nx_signal.stream.hub import HEAL_AFTER_S, Hub
+from nx_signal.stream.rooms import RoomRules
 from nx_signal.telemetry.metrics import Metrics
 from stream_kit import FakeClient
 
@@ -52,6 +53,7 @@ class Instance:
         self.hub = Hub(
             server_id="me",
             store=self.database.inbox,
+            rules=RoomRules(self.database.directory, ()),
             relay=self.relay,
             outbound=to_relay,
             metrics=Metrics(),
@@ -324,3 +326,18 @@ async def test_a_disconnect_of_one_token_spares_the_user_s_others(autojump_clock
         await instance.hub.send(Dispatch("user", "u1", "disconnect", b'{"tokenId":"t1"}'))
         assert stolen.session.end_with == (4006, "Disconnected by operator")
         assert own.session.end_with is None
+
+
+async def test_a_lost_membership_takes_its_room_away_within_a_minute(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        roster = Roster([], [Member("u1", "o1", "m1", "staff", None)], [])
+        await instance.database.directory.load(roster)
+        member, former = await instance.connect("u1"), await instance.connect("u2")
+        for client in (member, former):
+            instance.hub.join(client.session, ["signal/merchant/m1", "public"])
+        await trio.sleep(60)
+        await instance.hub.send(ephemeral("room", "signal/merchant/m1"))
+        assert member.events == [("ping", {"n": 1})]
+        ((event, data),) = former.events
+        assert event == "error" and data["rooms"] == ["signal/merchant/m1"]
+        assert "public" in former.session.rooms

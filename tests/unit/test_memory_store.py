@@ -34,7 +34,7 @@ async def test_while_unavailable_every_face_says_so_and_nothing_is_written(datab
         database.check,
         database.migrate,
         lambda: database.inbox.insert([a_draft()]),
-        lambda: database.directory.memberships(USER),
+        lambda: database.directory.memberships([USER]),
         lambda: database.dead_letters.page(1, None),
     ):
         with pytest.raises(StoreUnavailable):

@@ -17,6 +17,7 @@ from nx_signal.ports import RelayEvent
 from nx_signal.stream.hub import Hub
 from nx_signal.stream.operator import Operator
 from nx_signal.stream.peers import ABSENT_AFTER_S, ANSWER_WITHIN_S, PRESENCE_EVERY_S
+from nx_signal.stream.rooms import RoomRules
 from nx_signal.supervise import supervise
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
@@ -35,6 +36,7 @@ class Instance:
         self.hub = Hub(
             server_id=name,
             store=database.inbox,
+            rules=RoomRules(database.directory, ()),
             relay=self.relay,
             outbound=self.to_relay,
             metrics=Metrics(),

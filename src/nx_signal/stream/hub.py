@@ -17,7 +17,7 @@ from nx_signal.model import Change, Dispatch, Head, Json
 from nx_signal.ports import InboxStore, Listening, Now, Received, Relay, RelayEvent
 from nx_signal.stream.peers import Peers
 from nx_signal.stream.protocol import DISCONNECTED, GOING_AWAY
-from nx_signal.stream.rooms import channel_of_room
+from nx_signal.stream.rooms import RoomRules, channel_of_room, is_member_room
 from nx_signal.stream.session import Session, payload_of
 from nx_signal.stream.topics import (
     DISCONNECT,
@@ -48,6 +48,10 @@ HEAL_USERS = 100
 HEAL_CHANGES = 100
 """Per round: bounds the memory of one read to users × changes × about 1 KB."""
 
+RECHECK_ROOMS_S = 30.0
+RECHECKED_USERS = 1_000
+"""In one query."""
+
 EMITTER = "emitter"
 """The serverId of sister services (CONTRACT §2): what they send is never part of an inbox log."""
 
@@ -74,6 +78,7 @@ class Hub:
         *,
         server_id: str,
         store: InboxStore,
+        rules: RoomRules,
         relay: Relay,
         outbound: trio.MemorySendChannel[tuple[Dispatch, ...]],
         metrics: Metrics,
@@ -84,6 +89,7 @@ class Hub:
         self.server_id = server_id
         self._started_at = now()
         self._store = store
+        self._rules = rules
         self._relay = relay
         self._outbound = outbound
         self._metrics = metrics
@@ -283,6 +289,7 @@ class Hub:
             nursery.start_soon(self._check)
             nursery.start_soon(self._heal)
             nursery.start_soon(self._sweep)
+            nursery.start_soon(self._recheck_rooms)
             nursery.start_soon(self.peers.run)
             task_status.started()
 
@@ -334,6 +341,29 @@ class Hub:
             for user_id, head in heads.items():
                 for session in self._users.get(user_id, ()):
                     session.heard_of(head)
+
+    async def _recheck_rooms(self) -> None:
+        """A lost membership takes its room away, and says so, within a minute."""
+        while True:
+            await trio.sleep(RECHECK_ROOMS_S)
+            joined: dict[str, set[str]] = {}
+            for room, sessions in self._rooms.items():
+                if is_member_room(room):
+                    for session in sessions:
+                        joined.setdefault(session.user_id, set()).add(room)
+            users = list(joined)
+            for start in range(0, len(users), RECHECKED_USERS):
+                part = {user: joined[user] for user in users[start : start + RECHECKED_USERS]}
+                lost = await self._patiently(self._rules.lost, part)
+                for user, rooms in lost.items():
+                    self._take_away(user, rooms)
+
+    def _take_away(self, user_id: str, rooms: frozenset[str]) -> None:
+        for session in list(self._users.get(user_id, ())) if rooms else ():
+            gone = rooms & session.rooms
+            if gone:
+                self.leave(session, gone)
+                session.answer(session.protocol.refused_rooms(tuple(sorted(gone))))
 
     def heal_soon(self, session: Session) -> None:
         self._to_heal[session] = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from nx_signal.model import Memberships
@@ -38,6 +38,15 @@ class RoomRules:
         self._directory = directory
         self._patterns = tuple(patterns)
 
+    async def lost(self, rooms: Mapping[str, Collection[str]]) -> Mapping[str, frozenset[str]]:
+        """Of each user's member rooms those that the user may no longer be in; one query. Raises
+        StoreUnavailable."""
+        memberships = await self._directory.memberships(tuple(rooms))
+        return {
+            user_id: frozenset(room for room in joined if not is_member(room, memberships[user_id]))
+            for user_id, joined in rooms.items()
+        }
+
     async def allowed(self, user_id: str, client_id: str, rooms: Sequence[str]) -> frozenset[str]:
         """Those of `rooms` that this client may join; at most one query. Raises StoreUnavailable."""
         memberships: Memberships | None = None
@@ -47,7 +56,7 @@ class RoomRules:
                 allowed.add(room)
             elif is_member_room(room):
                 if memberships is None:
-                    memberships = await self._directory.memberships(user_id)
+                    memberships = (await self._directory.memberships([user_id]))[user_id]
                 if is_member(room, memberships):
                     allowed.add(room)
             elif not room.startswith(INBOX_ROOM_PREFIX) and any(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from nx_signal.model import Backlog, Change, Head, Principal
-from nx_signal.stream.protocol import SLOW_CONSUMER, Protocol
+from nx_signal.stream.protocol import SLOW_CONSUMER, Protocol, Say
 from nx_signal.stream.topics import DEFAULT_ROOMS, STATE, encode_change, frame, inbox_room, state_data
 from nx_signal.stream.wire import Kind, Push, Wire, text_frame
 
@@ -120,6 +120,11 @@ class Session:
     def offer(self, payload: bytes) -> bool:
         """Push `{"event","data"}`, not part of the log; whether it was taken."""
         return self._live and self._push(payload, Kind.EPHEMERAL) is Push.TAKEN
+
+    def answer(self, say: Say) -> None:
+        """Push what the protocol has sealed already. A client that does not read loses answers."""
+        if self._live:
+            self.wire.push(text_frame(say.text), Kind.EPHEMERAL)
 
     # --- the log ---
 

@@ -45,12 +45,16 @@ class MemoryDirectory:
         await self._end()
         return found
 
-    async def memberships(self, user_id: str) -> Memberships:
+    async def memberships(self, user_ids: Sequence[str]) -> Mapping[str, Memberships]:
         await self._begin()
+        found = {user_id: self._memberships(user_id) for user_id in user_ids}
+        await self._end()
+        return found
+
+    def _memberships(self, user_id: str) -> Memberships:
         merchants = {merchant for user, merchant in self._of_merchants if user == user_id}
         organizers = {organizer for user, organizer in self._of_organizers if user == user_id}
         organizers |= {self._organizer_of[m] for m in merchants if m in self._organizer_of}
-        await self._end()
         return Memberships(frozenset(organizers), frozenset(merchants))
 
     async def permissions(self, user_id: str, roles: Sequence[str]) -> frozenset[str]:

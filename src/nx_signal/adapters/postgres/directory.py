@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from nx_signal.adapters._domains import MERCHANT, ORGANIZER, memberships_of
 from nx_signal.adapters._values import storable
 from nx_signal.adapters.postgres.session import Connection, Session, transaction
 from nx_signal.model import Audience, Memberships, Roster
 from nx_signal.sql import queries
-
-ORGANIZER, MERCHANT = "Organizer_", "Merchant_"
-"""How the domain of a membership begins (CONTRACT §5)."""
 
 _SQL = queries("postgres")
 
@@ -33,14 +31,10 @@ class PostgresDirectory:
         asked = [reader for reader in dict.fromkeys(readers) if all(map(storable, reader))]
         return await self._session.call(_aio_locales, asked) if asked else {}
 
-    async def memberships(self, user_id: str) -> Memberships:
-        if not storable(user_id):
-            return Memberships(frozenset(), frozenset())
-        rows = await self._session.call(_aio_memberships, user_id)
-        organizers = {organizer for _, organizer in rows if organizer is not None}
-        organizers.update(d.removeprefix(ORGANIZER) for d, _ in rows if d.startswith(ORGANIZER))
-        merchants = {d.removeprefix(MERCHANT) for d, _ in rows if d.startswith(MERCHANT)}
-        return Memberships(frozenset(organizers), frozenset(merchants))
+    async def memberships(self, user_ids: Sequence[str]) -> Mapping[str, Memberships]:
+        asked = [user_id for user_id in user_ids if storable(user_id)]
+        rows = await self._session.call(_aio_memberships, asked) if asked else []
+        return memberships_of(user_ids, rows)
 
     async def permissions(self, user_id: str, roles: Sequence[str]) -> frozenset[str]:
         roles = [role for role in roles if storable(role)]
@@ -64,9 +58,12 @@ async def _aio_locales(
     return {(user, organizer): locale for user, organizer, locale in rows}
 
 
-async def _aio_memberships(connection: Connection, user_id: str) -> list[tuple[str, str | None]]:
-    """(domain, the organizer of the domain's merchant)"""
-    return [(domain, organizer) for domain, organizer in await connection.fetch(_SQL["memberships"], user_id)]
+async def _aio_memberships(
+    connection: Connection, user_ids: Sequence[str]
+) -> list[tuple[str, str, str | None]]:
+    """(user, domain, the organizer of the domain's merchant)"""
+    rows = await connection.fetch(_SQL["memberships"], user_ids)
+    return [(row["subject_id"], row["domain"], row["organizer_id"]) for row in rows]
 
 
 async def _aio_permissions(

@@ -6,12 +6,10 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 
+from nx_signal.adapters._domains import MERCHANT, ORGANIZER, memberships_of
 from nx_signal.adapters._values import require_storable, storable
 from nx_signal.adapters.sqlite.file import SQL, SqliteFile
 from nx_signal.model import Audience, Memberships, Roster
-
-ORGANIZER = "Organizer_"
-MERCHANT = "Merchant_"
 
 
 class SqliteDirectory:
@@ -37,19 +35,11 @@ class SqliteDirectory:
             lambda connection: {asked[n]: locale for n, locale in connection.execute(SQL["locales"], values)}
         )
 
-    async def memberships(self, user_id: str) -> Memberships:
-        def transaction(connection: sqlite3.Connection) -> Memberships:
-            organizers, merchants = set(), set()
-            for domain, organizer_of_merchant in connection.execute(SQL["memberships"], {"user_id": user_id}):
-                if domain.startswith(ORGANIZER):
-                    organizers.add(domain.removeprefix(ORGANIZER))
-                elif domain.startswith(MERCHANT):
-                    merchants.add(domain.removeprefix(MERCHANT))
-                    if organizer_of_merchant is not None:
-                        organizers.add(organizer_of_merchant)
-            return Memberships(frozenset(organizers), frozenset(merchants))
-
-        return await self._file.read(transaction)
+    async def memberships(self, user_ids: Sequence[str]) -> Mapping[str, Memberships]:
+        values = {"user_ids": json.dumps([user_id for user_id in user_ids if storable(user_id)])}
+        return await self._file.read(
+            lambda connection: memberships_of(user_ids, connection.execute(SQL["memberships"], values))
+        )
 
     async def permissions(self, user_id: str, roles: Sequence[str]) -> frozenset[str]:
         values = {"user_id": user_id, "roles": json.dumps([role for role in roles if storable(role)])}

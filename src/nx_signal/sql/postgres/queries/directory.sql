@@ -28,12 +28,12 @@ WHERE coalesce(l.locale, o.locale) IS NOT NULL;
 
 -- name: memberships
 -- With the organizer of a merchant's domain; substr cuts 'Merchant_' off.
-SELECT p.domain, m.organizer_id
+SELECT p.subject_id, p.domain, m.organizer_id
 FROM policy_definition p
 LEFT JOIN merchant m ON p.domain LIKE 'Merchant\_%' AND m.id = substr(p.domain, 10)
-WHERE p.variant = 'group' AND p.subject_type = 'User' AND p.subject_id = $1 AND p.target_type = 'Role'
-  AND p.domain <> ''
-GROUP BY p.domain, p.target_id, m.organizer_id
+WHERE p.variant = 'group' AND p.subject_type = 'User' AND p.subject_id = ANY ($1::text[])
+  AND p.target_type = 'Role' AND p.domain <> ''
+GROUP BY p.subject_id, p.domain, p.target_id, m.organizer_id
 HAVING bool_and(coalesce(p.effect, 'allow') <> 'deny');
 
 -- name: permissions

@@ -36,12 +36,13 @@ WHERE coalesce(r.locale, o.locale) IS NOT NULL;
 
 -- name: memberships
 -- A merchant's organizer comes along with it; substr cuts 'Merchant_' off.
-SELECT p.domain, merchant.organizer_id
+SELECT p.subject_id, p.domain, merchant.organizer_id
 FROM policy_definition AS p
 LEFT JOIN merchant ON p.domain LIKE 'Merchant\_%' ESCAPE '\' AND merchant.id = substr(p.domain, 10)
-WHERE p.variant = 'group' AND p.subject_type = 'User' AND p.subject_id = :user_id
+WHERE p.variant = 'group' AND p.subject_type = 'User'
+    AND p.subject_id IN (SELECT value FROM json_each(:user_ids))
     AND p.target_type = 'Role' AND p.domain <> ''
-GROUP BY p.domain, p.target_id
+GROUP BY p.subject_id, p.domain, p.target_id
 HAVING max(p.effect) = 'allow';
 
 -- name: permissions
