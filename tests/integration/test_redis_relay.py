@@ -211,6 +211,16 @@ async def test_a_message_that_is_no_text_is_left_out_and_the_rest_is_sent(redis_
         assert [each.data for each in event.messages] == [b"3"]
 
 
+async def test_a_channel_that_is_no_text_does_not_take_the_others_with_it(redis_url: str) -> None:
+    relay = RedisRelay(redis_url, "here")
+    relay.listen(["ws:user:\ud800", "ws:user:u1"])
+    async with running(relay) as (_, inbound):
+        assert await inbound.receive() == Listening(frozenset({"ws:user:u1"}))
+        relay.unlisten(["ws:user:\ud800"])
+        relay.listen(["ws:user:u2"])
+        assert await inbound.receive() == Listening(frozenset({"ws:user:u2"}))
+
+
 # --- the server ----------------------------------------------------------------------------------
 
 

@@ -232,10 +232,10 @@ class _Link:
 
     async def subscribe(self) -> None:
         """The ping after the first subscriptions is answered after them: then they are in force."""
-        fence: list[tuple[str, ...]] = [("PING",)]
+        fence: list[Sequence[str | bytes]] = [("PING",)]
         while True:
             dropped, added = self._wanted.take()
-            commands = [
+            commands: list[Sequence[str | bytes]] = [
                 *(("UNSUBSCRIBE", *part) for part in _parts(dropped)),
                 *(("SUBSCRIBE", *part) for part in _parts(added)),
                 *fence,
@@ -411,8 +411,9 @@ async def _send(connection: AbstractConnection, commands: Sequence[Sequence[str 
     await connection.send_packed_command(packed, check_health=False)
 
 
-def _parts(channels: frozenset[str]) -> Iterator[Sequence[str]]:
-    ordered = sorted(channels)
+def _parts(channels: frozenset[str]) -> Iterator[Sequence[bytes]]:
+    # A name that is no text reaches nobody; it must not take the others with it.
+    ordered = sorted(channel.encode(errors="replace") for channel in channels)
     for start in range(0, len(ordered), MAX_CHANNELS):
         yield ordered[start : start + MAX_CHANNELS]
 
