@@ -236,8 +236,8 @@ class _Link:
         while True:
             dropped, added = self._wanted.take()
             commands: list[Sequence[str | bytes]] = [
-                *(("UNSUBSCRIBE", *part) for part in _parts(dropped)),
-                *(("SUBSCRIBE", *part) for part in _parts(added)),
+                *_about("UNSUBSCRIBE", dropped),
+                *_about("SUBSCRIBE", added),
                 *fence,
             ]
             fence = []
@@ -411,11 +411,12 @@ async def _send(connection: AbstractConnection, commands: Sequence[Sequence[str 
     await connection.send_packed_command(packed, check_health=False)
 
 
-def _parts(channels: frozenset[str]) -> Iterator[Sequence[bytes]]:
+def _about(verb: str, channels: frozenset[str]) -> Iterator[Sequence[str | bytes]]:
+    """The commands that (un)subscribe these channels, MAX_CHANNELS in each."""
     # A name that is no text reaches nobody; it must not take the others with it.
     ordered = sorted(channel.encode(errors="replace") for channel in channels)
     for start in range(0, len(ordered), MAX_CHANNELS):
-        yield ordered[start : start + MAX_CHANNELS]
+        yield verb, *ordered[start : start + MAX_CHANNELS]
 
 
 def _why(error: BaseException) -> str:
