@@ -16,12 +16,18 @@ import httpx
 import pytest
 import trio
 
-from services import create_topic, psql
+from services import Kafka, create_topic, fresh_database, psql
 from serving import PATIENCE_S, USERS, Reader, activity, deployed
 
 
+@pytest.fixture
+def database_url(postgres_server: str) -> str:
+    """A fresh database for each test."""
+    return fresh_database(postgres_server)
+
+
 async def test_a_killed_instance_loses_doubles_and_reorders_nothing(
-    tmp_path: Path, postgres_url: str, redis_url: str, kafka_servers: str
+    tmp_path: Path, database_url: str, redis_url: str, kafka_broker: Kafka
 ) -> None:
     messages, expected = [], set()
     for n in range(1_000):
@@ -32,7 +38,7 @@ async def test_a_killed_instance_loses_doubles_and_reorders_nothing(
     messages += random.Random(2).sample(messages, 50)  # a producer's own retries
     messages.insert(300, b"not json")
     messages.insert(700, json.dumps({"eventType": "COFFEE_SPILLED"}).encode())
-    with deployed(tmp_path, postgres_url, redis_url, kafka_servers, count=2) as deployment:
+    with deployed(tmp_path, database_url, redis_url, kafka_broker.servers, count=2) as deployment:
         victim, other = deployment.instances
         readers = [
             Reader(user, deployment.token(user), instance) for user in USERS for instance in (victim, other)
@@ -55,23 +61,21 @@ async def test_a_killed_instance_loses_doubles_and_reorders_nothing(
                 await reader.wait_for(len(mine))
                 assert reader.revs == list(range(1, len(mine) + 1)), reader.user
                 assert set(reader.activities) == {f"Order {a[1:]}" for a in mine}
-            letters = psql(postgres_url, "SELECT convert_from(value, 'UTF8') FROM dead_letter")
+            letters = psql(database_url, "SELECT convert_from(value, 'UTF8') FROM dead_letter")
             assert letters == "not json"
             nursery.cancel_scope.cancel()
         assert victim.signal(signal.SIGTERM) == 0 and other.signal(signal.SIGTERM) == 0
 
 
 async def test_a_stop_under_load_exits_0_within_its_budget_and_loses_nothing(
-    tmp_path: Path, postgres_url: str, redis_url: str, kafka_servers: str
+    tmp_path: Path, database_url: str, redis_url: str, kafka_broker: Kafka
 ) -> None:
-    psql(postgres_url, "DROP SCHEMA public CASCADE")
-    psql(postgres_url, "CREATE SCHEMA public")
     messages, expected = [], set()
     for n in range(600):
         message, users = activity(n)
         messages.append(json.dumps(message).encode())
         expected |= {(f"e{n}", user) for user in users}
-    with deployed(tmp_path, postgres_url, redis_url, kafka_servers, count=2) as deployment:
+    with deployed(tmp_path, database_url, redis_url, kafka_broker.servers, count=2) as deployment:
         leaving, staying = deployment.instances
         readers = [Reader(user, deployment.token(user), leaving) for user in USERS]
         async with trio.open_nursery() as nursery:

@@ -1,0 +1,162 @@
+"""The embedded default survives a kill at any point: what was accepted has its rows, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from serving import COMMAND, PATIENCE_S, ROSTER, USERS, Instance, Reader, activity
+
+CRASHES = 6
+BASE = "/v1/api/signal"
+
+
+class Embedded:
+    """`nx-signal serve` with nothing configured but its data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("APP_ENV_")}
+        environment |= {"APP_ENV_DATA_DIR": str(data_dir), "APP_ENV_LOG_LEVEL": "warning"}
+        self.environment = environment
+        self.instance = Instance(environment)
+
+    def run(self, *arguments: str, input: str = "") -> str:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            env=self.environment,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def rows(self) -> list[tuple[str, str]]:
+        with sqlite3.connect(self.data_dir / "signal.db") as connection:
+            found = connection.execute(
+                "SELECT activity_id, recipient_id FROM activity_notification"
+            ).fetchall()
+        connection.close()
+        return found
+
+    def close(self) -> None:
+        process = self.instance.process
+        if process and process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path):
+    embedded = Embedded(tmp_path / "data")
+    embedded.run("members", "load", "-", input=json.dumps(ROSTER))
+    yield embedded
+    embedded.close()
+
+
+async def test_what_was_answered_202_has_its_rows_once_after_kills_at_any_point(embedded: Embedded) -> None:
+    rng = random.Random(7)
+    accepted: set[str] = set()
+    offered: dict[str, set[str]] = {}
+    token = embedded.run("token", "--user", "op", "--permission", "Activity.publish")
+    headers = {"Authorization": f"Bearer {token}"}
+    instance = embedded.instance
+
+    async def post(client: httpx.AsyncClient, numbers: list[int]) -> None:
+        messages = []
+        for n in numbers:
+            message, users = activity(n)
+            offered[message["eventId"]] = users
+            messages.append(message)
+        try:
+            answer = await client.post(f"{instance.url}{BASE}/activities", json=messages, headers=headers)
+        except httpx.TransportError:
+            return  # killed: accepted or not, nobody was told
+        if answer.status_code == 202:
+            accepted.update(item["eventId"] for item in answer.json()["accepted"])
+
+    async def poster(first: int) -> None:
+        async with httpx.AsyncClient(timeout=5) as client:
+            for start in range(first, first + 1_000, 4):
+                await post(client, list(range(start, start + rng.choice([1, 4]))))
+
+    instance.start()
+    await trio.to_thread.run_sync(instance.wait_ready)
+    for round in range(CRASHES):
+        async with trio.open_nursery() as nursery:
+            for lane in range(4):
+                nursery.start_soon(poster, round * 10_000 + lane * 1_000)
+            await trio.sleep(rng.uniform(0.05, 0.6))  # a kill at any point
+            instance.signal(signal.SIGKILL)
+            nursery.cancel_scope.cancel()
+        instance.start()
+        await trio.to_thread.run_sync(instance.wait_ready)
+    assert len(accepted) > 20
+    expected = {(event, user) for event in accepted for user in offered[event]}
+    with trio.move_on_after(PATIENCE_S):
+        while not expected <= set(await trio.to_thread.run_sync(embedded.rows)):
+            await trio.sleep(0.1)
+    rows = await trio.to_thread.run_sync(embedded.rows)
+    assert len(rows) == len(set(rows)) and expected <= set(rows)
+    assert set(rows) <= {(event, user) for event, users in offered.items() for user in users}
+    assert instance.signal(signal.SIGTERM) == 0
+
+
+async def test_clients_of_the_embedded_default_get_their_log_through_a_kill(embedded: Embedded) -> None:
+    instance = embedded.instance
+    instance.start()
+    await trio.to_thread.run_sync(instance.wait_ready)
+    readers = [Reader(user, embedded.run("token", "--user", user), instance) for user in USERS]
+    publish = partial(embedded.run, "publish", "-", "--url", instance.url)
+    async with trio.open_nursery() as nursery:
+        for reader in readers:
+            nursery.start_soon(reader.run)
+        for reader in readers:
+            await reader.connected.wait()
+        for half in (range(50), range(50, 100)):
+            lines = "\n".join(json.dumps(activity(n)[0]) for n in half)
+            await trio.to_thread.run_sync(partial(publish, input=lines))
+            if half.start == 0:
+                instance.signal(signal.SIGKILL)
+                instance.start()
+                await trio.to_thread.run_sync(instance.wait_ready)
+        for reader in readers:
+            mine = {n for n in range(100) if reader.user in activity(n)[1]}
+            await reader.wait_for(len(mine))
+            assert reader.revs == list(range(1, len(mine) + 1)), reader.user
+        nursery.cancel_scope.cancel()
+
+
+def test_the_data_directory_is_made_and_its_key_is_the_owner_s_alone(embedded: Embedded) -> None:
+    embedded.run("token", "--user", "u1")
+    key = embedded.data_dir / "issuer-key.pem"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert embedded.data_dir.stat().st_mode & 0o077 == 0
+
+
+def test_a_second_process_on_the_same_port_ends_with_a_sentence_and_status_2(embedded: Embedded) -> None:
+    instance = embedded.instance
+    instance.start()
+    instance.wait_ready()
+    again = subprocess.run(
+        [sys.executable, "-m", "nx_signal", "serve", "--port", str(instance.port)],
+        env=embedded.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert again.returncode == 2 and "choose another --host or --port" in again.stderr
+    assert "Traceback" not in again.stderr
