@@ -254,6 +254,7 @@ def run(options: argparse.Namespace) -> None:
             "kafka-bootstrap-servers": servers,
             "kafka-topic": topic,
             "kafka-fallback-mode": "earliest",
+            "rate-factor": "0",  # all clients come from one address
         }
         server = stack.enter_context(serving(settings, options.log or directory / "log"))
         issuer = open_issuer(directory)

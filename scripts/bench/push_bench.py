@@ -41,6 +41,7 @@ from nx_signal.ports import RelayEvent
 from nx_signal.service import ANNOUNCEMENTS_WAITING, now, settle_memory
 from nx_signal.stream.connection import StreamParts, serve_stream
 from nx_signal.stream.hub import Hub
+from nx_signal.stream.limits import Limits
 from nx_signal.stream.protocol import Authenticate, Protocol, Say
 from nx_signal.stream.rooms import RoomRules
 from nx_signal.stream.topics import CREATED, created_data, encode_change, encode_json, frame, stamp
@@ -280,9 +281,11 @@ async def run(options: argparse.Namespace, cores: tuple[int, int] | None) -> Non
     to_relay, outbound = trio.open_memory_channel[tuple[Dispatch, ...]](ANNOUNCEMENTS_WAITING)
     from_relay, inbound = trio.open_memory_channel[RelayEvent](64)
     database, metrics, relay = MemoryDatabase(now), Metrics(), LocalRelay()
+    rules = RoomRules(database.directory, ())
     hub = Hub(
         server_id="bench",
         store=database.inbox,
+        rules=rules,
         relay=relay,
         outbound=to_relay,
         metrics=metrics,
@@ -293,10 +296,11 @@ async def run(options: argparse.Namespace, cores: tuple[int, int] | None) -> Non
     parts = StreamParts(
         hub=hub,
         verify=verify,
-        rules=RoomRules(database.directory, ()),
+        rules=rules,
         metrics=metrics,
         now=now,
         max_buffer_bytes=BUFFER_BYTES,
+        limits=Limits(0),  # all clients come from one address
     )
     plain = PlainServer()
     command = [sys.executable, str(Path(__file__).with_name("swarm.py"))]
