@@ -180,6 +180,21 @@ def test_a_resume_that_cannot_be_replayed_gets_one_reset_and_goes_on_live(healin
     assert client.revs == [601]
 
 
+@pytest.mark.parametrize("rev", [2, 5, 1_000], ids=["before", "after", "ahead of the store"])
+def test_an_answer_of_the_store_from_before_a_resume_says_nothing_about_it(
+    healing: Healing, rev: int
+) -> None:
+    client = connected(healing, rev=3)
+    client.session.heard_of(Head("u1", 4, 4, 4))
+    answer = backlog(client.session.asks(), head=4)
+    client.session.resume(rev)
+    client.session.heal(answer, 500, payload_of)
+    assert client.events == [] and client.session.resuming
+    healing.answer(client.session, head=5)
+    assert client.revs == list(range(rev + 1, 6))
+    assert client.events[-1][1] == {"rev": 5, "unread": 5, "total": 5, "reset": rev > 5}
+
+
 def test_before_connected_nothing_is_pushed_and_what_was_missed_is_read(healing: Healing) -> None:
     client = FakeClient(wants_heal=healing)
     offer(client, 6)

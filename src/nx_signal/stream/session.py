@@ -71,8 +71,8 @@ class Session:
         self._ahead: dict[int, bytes] = {}
         self._unheld = False
         """heard of a change, since the store was asked last, that is not held in `_ahead`"""
-        self._asked_at = 0
-        """the revision held when the store was asked last"""
+        self._asked_at: int | None = None
+        """the revision held when the store was asked last; None: a resume came since"""
         self._was_ahead = 0
         """the highest revision held back when the store was asked last"""
         self._wants_heal = wants_heal
@@ -103,6 +103,7 @@ class Session:
     def resume(self, rev: int) -> None:
         """Replay what came after `rev`, then a `state`."""
         self.rev = rev
+        self._asked_at = None
         self._ahead.clear()
         self.resuming = self.behind = True
         if not self.lagging:
@@ -158,7 +159,7 @@ class Session:
 
     def heal(self, backlog: Backlog, resume_limit: int, encode: Callable[[Change], bytes]) -> None:
         """Go on with what the store said; asks again when that was not all."""
-        if not self._live or self.lagging:
+        if not self._live or self.lagging or self._asked_at is None:
             return
         head = backlog.head
         if head.rev < self._asked_at or head.rev > self.rev + resume_limit:
