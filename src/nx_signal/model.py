@@ -12,6 +12,9 @@ Json: TypeAlias = Any
 
 Scope: TypeAlias = Literal["org", "merchant", "users"]
 
+Rule: TypeAlias = Literal["org", "merchant", "users", "actor"]
+"""What gave an activity its recipients: its scope, or the actor where that gave nobody."""
+
 LOCALES: tuple[str, ...] = ("en", "vi")
 """The shipped languages; the first is the last resort."""
 
@@ -278,6 +281,68 @@ class Member:
     merchant_id: str | None
     role: str
     locale: str | None
+
+Outcome: TypeAlias = Literal["stored", "duplicate", "unknown_type", "dead_letter"]
+"""What became of a record: rows were written; they were all there already; nobody here knows its type; it
+was set aside."""
+
+FRUITLESS: frozenset[Outcome] = frozenset({"unknown_type", "dead_letter"})
+"""Nothing came of it, so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What was done with one activity. `position` is its record's, as text; `reason` says why it was set
+    aside. What could not be read of a message is None."""
+
+    activity_id: str
+    position: str
+    type: str | None
+    scope: Scope | None
+    rule: Rule | None
+    recipients: int
+    outcome: Outcome
+    reason: str | None = None
+    handled_at: datetime | None = None
+    """given by the store"""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityRow:
+    """One recipient's row of an activity, deleted ones included."""
+
+    recipient_id: str
+    id: int
+    rev: int
+    created_at: datetime
+    is_read: bool
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """One live connection, as its instance knows it at this moment."""
+
+    client_id: str
+    server_id: str
+    user_id: str
+    connected_at: datetime
+    since: int
+    """the client fetches what was written up to this revision; what comes after it is pushed"""
+    rev: int
+    """the last revision handed to the socket"""
+    behind: bool
+    lagging: bool
+    queued_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSessions:
+    """`unanswered`: instances that did not answer in time, so that their sessions are missing here."""
+
+    sessions: tuple[SessionState, ...]
+    unanswered: tuple[str, ...]
+
 
 
 @dataclass(frozen=True, slots=True)

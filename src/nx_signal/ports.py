@@ -16,6 +16,7 @@ import trio
 
 from nx_signal.model import (
     Activity,
+    ActivityRow,
     Audience,
     Backlog,
     Change,
@@ -31,6 +32,7 @@ from nx_signal.model import (
     Position,
     Record,
     Roster,
+    Trace,
 )
 
 Now: TypeAlias = Callable[[], datetime]
@@ -95,6 +97,12 @@ class InboxStore(Protocol):
     async def delete(self, recipient_id: str, id: int) -> Change | None:
         """Soft. None as for `get`."""
 
+    async def rows_of(
+        self, activity_id: str, recipient_id: str | None, limit: int
+    ) -> tuple[Sequence[ActivityRow], int]:
+        """For operators: the rows of an activity, of this recipient or the first `limit` of all by
+        recipient, and how many there are of all. Deleted rows count."""
+
 
 class Directory(Protocol):
     """Who belongs where, who may do what, who reads which language (CONTRACT §5)."""
@@ -106,7 +114,7 @@ class Directory(Protocol):
 
     async def locales(self, readers: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], str]:
         """One query for all (user_id, organizer_id): the user's locale, else the organizer's; no
-        entry where neither is known."""
+        entry where neither is known. No organizer is called "": with it, the user's own alone."""
 
     async def memberships(self, user_ids: Sequence[str]) -> Mapping[str, Memberships]:
         """One query for all users. An entry for every id asked, of nothing for a stranger."""
@@ -127,12 +135,28 @@ class DeadLetters(Protocol):
 
     async def get(self, id: int) -> DeadLetter | None: ...
 
+    async def set_error(self, id: int, error: str) -> bool:
+        """It failed again, for this reason. Whether there was one."""
+
     async def remove(self, id: int) -> bool:
         """Whether there was one."""
 
 
+class Traces(Protocol):
+    """What became of each activity, for operators. Nothing is decided by it."""
+
+    async def add(self, traces: Sequence[Trace]) -> None:
+        """One statement. The first trace of an activity stays, unless it is of a fruitless outcome
+        (model.FRUITLESS): then the next one takes its place. Takes every text in `reason`."""
+
+    async def get(self, activity_id: str) -> Trace | None: ...
+
+    async def prune(self, before: datetime, limit: int = 10_000) -> int:
+        """Remove up to `limit` traces handled before this; how many."""
+
+
 class Database(Protocol):
-    """One database with its three faces. Opened by its adapter's async context manager, which does
+    """One database with its four faces. Opened by its adapter's async context manager, which does
     no I/O on entry: the first call connects."""
 
     @property
@@ -141,6 +165,8 @@ class Database(Protocol):
     def directory(self) -> Directory: ...
     @property
     def dead_letters(self) -> DeadLetters: ...
+    @property
+    def traces(self) -> Traces: ...
 
     async def check(self) -> None:
         """Reachable, and of the schema that this release needs?
@@ -259,4 +285,5 @@ __all__ = [
     "Relay",
     "RelayEvent",
     "Source",
+    "Traces",
 ]

@@ -81,6 +81,20 @@ async def test_letters_are_paged_from_the_newest(letters: DeadLetters, topic: st
     assert list(await letters.page(1, 0)) == list(await letters.page(1, -(10**40))) == []
 
 
+async def test_a_letter_that_failed_again_says_why_and_is_otherwise_the_same(
+    letters: DeadLetters, topic: str, clock: Clock
+):
+    await letters.add([a_letter(1, topic), a_letter(2, topic)])
+    second, first = await listed(letters, topic)
+    clock.tick()
+    assert await letters.set_error(first.id, "another reason") is True
+    assert await listed(letters, topic) == [second, replace(first, error="another reason")]
+    assert await letters.set_error(first.id, "a\0b\ud800") is True
+    assert await letters.remove(first.id) is True
+    assert await letters.set_error(first.id, "gone") is False
+    assert await letters.set_error(10**40, "never was") is False
+
+
 async def test_a_removed_letter_is_gone_and_may_come_again(letters: DeadLetters, topic: str):
     await letters.add([a_letter(1, topic), a_letter(2, topic)])
     second, first = await listed(letters, topic)

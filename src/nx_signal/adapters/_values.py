@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nx_signal.errors import StoreRejected
-from nx_signal.model import Json
+from nx_signal.model import FRUITLESS, Json, Trace
 
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -37,3 +37,19 @@ def json_text(name: str, value: Mapping[str, Json]) -> str:
     if "\\u0000" in text and _NUL_ESCAPE.search(text):
         raise StoreRejected(f"{name} holds a NUL character.")
     return text
+
+
+def legible(text: str) -> str:
+    """For people: what no text column can hold is written as an escape."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def settled(traces: Iterable[Trace]) -> list[Trace]:
+    """One trace for each activity, by the rule of ports.Traces, and in one order everywhere, so that two
+    writers of the same traces cannot wait for each other in a circle."""
+    found: dict[str, Trace] = {}
+    for trace in traces:
+        before = found.get(trace.activity_id)
+        if before is None or before.outcome in FRUITLESS:
+            found[trace.activity_id] = trace
+    return [found[id] for id in sorted(found)]

@@ -9,11 +9,14 @@ from datetime import datetime, timedelta
 
 import trio
 
-from nx_signal.adapters._values import json_text, require_storable
+from nx_signal.adapters._conditions import matches
+from nx_signal.adapters._values import json_text, legible, require_storable, settled
 from nx_signal.adapters.memory.directory import MemoryDirectory
 from nx_signal.adapters.snowflake import PREFERRED_WORKER, Snowflakes
 from nx_signal.errors import StoreUnavailable
 from nx_signal.model import (
+    FRUITLESS,
+    ActivityRow,
     Backlog,
     Change,
     Created,
@@ -27,6 +30,7 @@ from nx_signal.model import (
     Notification,
     Position,
     Read,
+    Trace,
 )
 from nx_signal.ports import Now
 
@@ -62,6 +66,7 @@ class MemoryDatabase:
         self._inbox = MemoryInbox(self)
         self._directory = MemoryDirectory(self.begin, self.end)
         self._dead_letters = MemoryDeadLetters(self)
+        self._traces = MemoryTraces(self)
 
     @property
     def inbox(self) -> MemoryInbox:
@@ -74,6 +79,10 @@ class MemoryDatabase:
     @property
     def dead_letters(self) -> MemoryDeadLetters:
         return self._dead_letters
+
+    @property
+    def traces(self) -> MemoryTraces:
+        return self._traces
 
     async def check(self) -> None:
         await self.begin()
@@ -104,11 +113,12 @@ class MemoryDatabase:
 
 @dataclass(slots=True)
 class _Box:
-    """One recipient's inbox. `log[n]` is revision n+1; `rows` ascend by revision, deleted ones are gone."""
+    """One recipient's inbox. `log[n]` is revision n+1; `rows` ascend by revision, deleted ones have moved."""
 
     recipient_id: str
     log: list[Change] = field(default_factory=list)
     rows: dict[int, Notification] = field(default_factory=dict)
+    deleted: dict[int, Notification] = field(default_factory=dict)
     unread: int = 0
 
     @property
@@ -277,11 +287,28 @@ class MemoryInbox:
         box = self._box(recipient_id)
         row, change = box.rows.pop(id, None), None
         if row is not None:
+            box.deleted[id] = row
             box.unread -= not row.is_read
             change = Deleted(recipient_id, len(box.log) + 1, box.unread, len(box.rows), (id,))
             box.log.append(change)
         await self._db.end()
         return change
+
+    async def rows_of(
+        self, activity_id: str, recipient_id: str | None, limit: int
+    ) -> tuple[Sequence[ActivityRow], int]:
+        await self._db.begin()
+        recipients = sorted(user for activity, user in self._written if activity == activity_id)
+        asked = recipients[:limit] if recipient_id is None else [recipient_id]
+        rows = [
+            ActivityRow(user, row.id, row.rev, row.created_at, row.is_read, row.id in box.deleted)
+            for user in asked
+            for box in [self._box(user)]
+            for row in (*box.rows.values(), *box.deleted.values())
+            if row.activity_id == activity_id
+        ]
+        await self._db.end()
+        return rows, len(recipients)
 
     def _box(self, recipient_id: str) -> _Box:
         return self._boxes.get(recipient_id) or _Box(recipient_id)
@@ -339,6 +366,14 @@ class MemoryDeadLetters:
     async def page(self, limit: int, before_id: int | None) -> Sequence[DeadLetter]:
         await self._db.begin()
         newest_first = sorted(self._letters, reverse=True)
+    async def set_error(self, id: int, error: str) -> bool:
+        await self._db.begin()
+        letter = self._letters.get(id)
+        if letter is not None:
+            self._letters[id] = replace(letter, error=error)
+        await self._db.end()
+        return letter is not None
+
         page = [self._letters[id] for id in newest_first if before_id is None or id < before_id][:limit]
         await self._db.end()
         return page
@@ -346,6 +381,36 @@ class MemoryDeadLetters:
     async def get(self, id: int) -> DeadLetter | None:
         await self._db.begin()
         letter = self._letters.get(id)
+
+
+class MemoryTraces:
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._db = database
+        self._traces: dict[str, Trace] = {}
+
+    async def add(self, traces: Sequence[Trace]) -> None:
+        await self._db.begin()
+        handled_at = self._db.stamp()
+        for trace in settled(traces):
+            before = self._traces.get(trace.activity_id)
+            if before is None or before.outcome in FRUITLESS:
+                reason = None if trace.reason is None else legible(trace.reason)
+                self._traces[trace.activity_id] = replace(trace, reason=reason, handled_at=handled_at)
+        await self._db.end()
+
+    async def get(self, activity_id: str) -> Trace | None:
+        await self._db.begin()
+        trace = self._traces.get(activity_id)
+        await self._db.end()
+        return trace
+
+    async def prune(self, before: datetime, limit: int = 10_000) -> int:
+        await self._db.begin()
+        old = [id for id, t in self._traces.items() if t.handled_at and t.handled_at < before][:limit]
+        for id in old:
+            del self._traces[id]
+        await self._db.end()
+        return len(old)
         await self._db.end()
         return letter
 

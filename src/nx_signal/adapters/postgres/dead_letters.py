@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import asyncpg
 
+from nx_signal.adapters._values import legible
 from nx_signal.adapters.postgres.faults import IdTaken
 from nx_signal.adapters.postgres.lease import WorkerLease
 from nx_signal.adapters.postgres.session import Connection, Session
@@ -48,7 +49,7 @@ class PostgresDeadLetters:
             [None if letter.key is None else _key_bytes(letter.key) for letter in letters],
             [letter.value for letter in letters],
             [_headers(letter.headers) for letter in letters],
-            [_legible(letter.error) for letter in letters],
+            [legible(letter.error) for letter in letters],
             [stamp if letter.created_at is None else to_ms(letter.created_at) for letter in letters],
         )
 
@@ -57,6 +58,9 @@ class PostgresDeadLetters:
 
     async def get(self, id: int) -> DeadLetter | None:
         return await self._session.call(_aio_get, id)
+
+    async def set_error(self, id: int, error: str) -> bool:
+        return await self._session.call(_aio_set_error, id, legible(error))
 
     async def remove(self, id: int) -> bool:
         return await self._session.call(_aio_remove, id)
@@ -70,6 +74,10 @@ async def _aio_page(connection: Connection, limit: int, before_id: int) -> list[
 async def _aio_get(connection: Connection, id: int) -> DeadLetter | None:
     row = await connection.fetchrow(_SQL["get_letter"], bounded(id))
     return None if row is None else _letter(row)
+
+
+async def _aio_set_error(connection: Connection, id: int, error: str) -> bool:
+    return await connection.fetchval(_SQL["set_letter_error"], bounded(id), error) is not None
 
 
 async def _aio_remove(connection: Connection, id: int) -> bool:
@@ -95,8 +103,3 @@ def _key_bytes(key: str) -> bytes:
 
 def _headers(headers: Mapping[str, bytes]) -> str:
     return json.dumps({name: b64encode(value).decode() for name, value in headers.items()})
-
-
-def _legible(text: str) -> str:
-    """For people: what no text column can hold is written as an escape."""
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()

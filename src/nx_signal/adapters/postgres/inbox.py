@@ -18,6 +18,7 @@ from nx_signal.adapters.postgres.values import MAX_BIGINT, bounded, to_ms
 from nx_signal.errors import StoreRejected
 from nx_signal.model import (
     Backlog,
+    ActivityRow,
     Change,
     Created,
     Deleted,
@@ -212,6 +213,15 @@ class PostgresInbox:
 def _as_created(
     draft: Draft, id: int, rev: int, data: Mapping[str, Json], created_at: datetime
 ) -> Notification:
+    async def rows_of(
+        self, activity_id: str, recipient_id: str | None, limit: int
+    ) -> tuple[Sequence[ActivityRow], int]:
+        if not storable(activity_id):
+            return (), 0
+        if not storable(recipient_id or ""):
+            recipient_id, limit = None, 0
+        return await self._session.call(_aio_rows_of, activity_id, recipient_id, limit)
+
     return Notification(
         id=id,
         recipient_id=draft.recipient_id,
@@ -251,6 +261,15 @@ def _conditions(where: InboxFilter, first: int) -> tuple[str, list[Any]]:
     values: list[Any] = []
     if where.is_read is not None:
         conditions.append("n.is_read" if where.is_read else "NOT n.is_read")
+async def _aio_rows_of(
+    connection: Connection, activity_id: str, recipient_id: str | None, limit: int
+) -> tuple[Sequence[ActivityRow], int]:
+    async with transaction(connection, SNAPSHOT):
+        rows = await connection.fetch(_SQL["rows_of"], activity_id, recipient_id, bounded(limit))
+        total = await connection.fetchval(_SQL["count_rows_of"], activity_id)
+    return [ActivityRow(*row) for row in rows], total
+
+
     compared = [(name, "=", getattr(where, name)) for name in _EQUAL]
     compared += [("created_at", ">=", where.created_from), ("created_at", "<", where.created_to)]
     for name, how, value in compared:

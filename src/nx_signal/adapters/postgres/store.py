@@ -12,6 +12,7 @@ from nx_signal.adapters.postgres.inbox import PostgresInbox
 from nx_signal.adapters.postgres.lease import WorkerLease
 from nx_signal.adapters.postgres.schema import Schema
 from nx_signal.adapters.postgres.session import Session
+from nx_signal.adapters.postgres.traces import PostgresTraces
 from nx_signal.ports import Now
 
 
@@ -24,6 +25,7 @@ class PostgresDatabase:
         self.inbox = PostgresInbox(session, lease, now)
         self.directory = PostgresDirectory(session)
         self.dead_letters = PostgresDeadLetters(session, lease, now)
+        self.traces = PostgresTraces(session, now)
 
     @property
     def worker_id(self) -> int | None:

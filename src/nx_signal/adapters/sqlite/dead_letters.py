@@ -7,6 +7,7 @@ import sqlite3
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 
+from nx_signal.adapters._values import legible
 from nx_signal.adapters.sqlite.file import MAX_INTEGER, SQL, Row, SqliteFile, clamped, from_ms, to_ms
 from nx_signal.model import DeadLetter, Position
 
@@ -29,7 +30,7 @@ class SqliteDeadLetters:
                         "key": None if letter.key is None else letter.key.encode("utf-8", "surrogatepass"),
                         "value": letter.value,
                         "headers": json.dumps({k: b64encode(v).decode() for k, v in letter.headers.items()}),
-                        "error": letter.error.encode("utf-8", "backslashreplace").decode(),
+                        "error": legible(letter.error),
                         "created_at": now_ms if letter.created_at is None else to_ms(letter.created_at),
                     }
                     for letter in letters
@@ -54,6 +55,12 @@ class SqliteDeadLetters:
             return _letter(row) if row else None
 
         return await self._file.read(transaction)
+
+    async def set_error(self, id: int, error: str) -> bool:
+        values = {"id": clamped(id), "error": legible(error)}
+        return await self._file.write(
+            lambda connection: connection.execute(SQL["set_dead_letter_error"], values).rowcount > 0
+        )
 
     async def remove(self, id: int) -> bool:
         return await self._file.write(

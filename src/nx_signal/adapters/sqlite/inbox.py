@@ -14,6 +14,7 @@ from nx_signal.adapters.sqlite.file import MAX_INTEGER, SQL, Row, SqliteFile, cl
 from nx_signal.model import (
     Backlog,
     Change,
+    ActivityRow,
     Created,
     Deleted,
     Draft,
@@ -195,6 +196,22 @@ def _values(draft: Draft) -> dict[str, Any]:
         require_storable(name, text)
     return values | {"data": json_text("data", draft.data)}
 
+    async def rows_of(
+        self, activity_id: str, recipient_id: str | None, limit: int
+    ) -> tuple[Sequence[ActivityRow], int]:
+        if not storable(activity_id):
+            return (), 0
+        if not storable(recipient_id or ""):
+            recipient_id, limit = None, 0
+        values = {"activity_id": activity_id, "recipient_id": recipient_id, "limit": clamped(limit)}
+
+        def transaction(connection: sqlite3.Connection) -> tuple[Sequence[ActivityRow], int]:
+            rows = [_activity_row(row) for row in connection.execute(SQL["rows_of"], values)]
+            (total,) = connection.execute(SQL["count_rows_of"], values).fetchone()
+            return rows, total
+
+        return await self._file.read(transaction)
+
 
 def _created(draft: Draft, id: int, rev: int, created_at: datetime, data: str) -> Notification:
     return Notification(
@@ -250,6 +267,17 @@ def _where(where: InboxFilter) -> tuple[str, dict[str, Any]]:
     """A condition of fixed texts and its parameters. `is_read` is no parameter: the index of unread rows
     is only used for a condition that says so."""
     conditions, values = [""], {}
+def _activity_row(row: Row) -> ActivityRow:
+    return ActivityRow(
+        recipient_id=row["recipient_id"],
+        id=row["id"],
+        rev=row["rev"],
+        created_at=from_ms(row["created_at"]),
+        is_read=bool(row["is_read"]),
+        deleted=bool(row["deleted"]),
+    )
+
+
     if where.is_read is not None:
         conditions.append("is_read = 1" if where.is_read else "is_read = 0")
     for name in _EQUAL:

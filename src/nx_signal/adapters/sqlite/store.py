@@ -12,6 +12,7 @@ from nx_signal.adapters.sqlite.dead_letters import SqliteDeadLetters
 from nx_signal.adapters.sqlite.directory import SqliteDirectory
 from nx_signal.adapters.sqlite.file import SQL, SqliteFile
 from nx_signal.adapters.sqlite.inbox import SqliteInbox
+from nx_signal.adapters.sqlite.traces import SqliteTraces
 from nx_signal.errors import SchemaOutdated
 from nx_signal.ports import Database, Now
 from nx_signal.sql import Migration, migrations
@@ -35,6 +36,7 @@ class SqliteDatabase:
         self._inbox = SqliteInbox(file)
         self._directory = SqliteDirectory(file)
         self._dead_letters = SqliteDeadLetters(file)
+        self._traces = SqliteTraces(file)
 
     @property
     def inbox(self) -> SqliteInbox:
@@ -47,6 +49,10 @@ class SqliteDatabase:
     @property
     def dead_letters(self) -> SqliteDeadLetters:
         return self._dead_letters
+
+    @property
+    def traces(self) -> SqliteTraces:
+        return self._traces
 
     async def check(self) -> None:
         await self.migrate()

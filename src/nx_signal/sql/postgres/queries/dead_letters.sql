@@ -16,5 +16,8 @@ FROM dead_letter WHERE id < $1 ORDER BY id DESC LIMIT $2;
 SELECT id, topic, partition, "offset", key, value, headers, error, created_at
 FROM dead_letter WHERE id = $1;
 
+-- name: set_letter_error
+UPDATE dead_letter SET error = $2 WHERE id = $1 RETURNING id;
+
 -- name: remove_letter
 DELETE FROM dead_letter WHERE id = $1 RETURNING id;

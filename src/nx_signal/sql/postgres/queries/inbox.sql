@@ -136,3 +136,13 @@ WITH head AS (
 )
 INSERT INTO recipient_change (recipient_id, rev, total, unread, kind, detail)
 VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: rows_of
+SELECT n.recipient_id, n.id, n.rev, n.created_at, n.is_read, n.deleted_at IS NOT NULL AS deleted
+FROM activity_notification n
+WHERE n.activity_id = $1 AND ($2::text IS NULL OR n.recipient_id = $2)
+ORDER BY n.recipient_id
+LIMIT $3;
+
+-- name: count_rows_of
+SELECT count(*) FROM activity_notification n WHERE n.activity_id = $1;

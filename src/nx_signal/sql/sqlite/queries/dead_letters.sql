@@ -9,5 +9,8 @@ SELECT * FROM dead_letter WHERE id < :before_id ORDER BY id DESC LIMIT :limit;
 -- name: dead_letter
 SELECT * FROM dead_letter WHERE id = :id;
 
+-- name: set_dead_letter_error
+UPDATE dead_letter SET error = :error WHERE id = :id;
+
 -- name: remove_dead_letter
 DELETE FROM dead_letter WHERE id = :id;

@@ -91,3 +91,13 @@ WHERE id = :id AND recipient_id = :recipient_id;
 -- name: log_change
 INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total)
 VALUES (:recipient_id, :rev, :kind, :detail, :unread, :total);
+
+-- name: rows_of
+SELECT recipient_id, id, rev, created_at, is_read, deleted_at IS NOT NULL AS deleted
+FROM activity_notification
+WHERE activity_id = :activity_id AND (:recipient_id IS NULL OR recipient_id = :recipient_id)
+ORDER BY recipient_id
+LIMIT :limit;
+
+-- name: count_rows_of
+SELECT count(*) FROM activity_notification WHERE activity_id = :activity_id;

@@ -1,0 +1,138 @@
+"""ports.Traces, and the rows of an activity, sentence by sentence, on every store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import trio
+from store_suite import Clock, a_draft, unique
+
+from nx_signal.model import ActivityRow, Created, Trace
+from nx_signal.ports import Database, Traces
+
+
+@pytest.fixture
+def traces(database: Database) -> Traces:
+    return database.traces
+
+
+def a_trace(activity_id: str, **changes: Any) -> Trace:
+    values: dict[str, Any] = {
+        "activity_id": activity_id,
+        "position": "t/0/1",
+        "type": "PAYMENT_SUCCESS",
+        "scope": "org",
+        "rule": "org",
+        "recipients": 3,
+        "outcome": "stored",
+    }
+    return Trace(**(values | changes))
+
+
+FAILED: dict[str, Any] = {
+    "type": None, "scope": None, "rule": None, "recipients": 0, "outcome": "dead_letter", "reason": "no JSON",
+}  # fmt: skip
+
+
+async def test_a_trace_is_read_back_as_it_was_with_its_time(traces: Traces, clock: Clock):
+    one, two = a_trace(unique("e")), a_trace(unique("e"), **FAILED)
+    await traces.add([one, two])
+    assert await traces.get(one.activity_id) == replace(one, handled_at=clock())
+    assert await traces.get(two.activity_id) == replace(two, handled_at=clock())
+    await traces.add([])
+
+
+@pytest.mark.parametrize("outcome", ["stored", "duplicate"])
+async def test_the_first_trace_of_an_activity_stays(traces: Traces, clock: Clock, outcome: str):
+    first = a_trace(unique("e"), outcome=outcome)
+    await traces.add([first, replace(first, position="in/the/same")])
+    stored = await traces.get(first.activity_id)
+    clock.tick()
+    await traces.add([replace(first, outcome="duplicate", position="t/0/2")])
+    await traces.add([replace(first, outcome="dead_letter", reason="later")])
+    assert await traces.get(first.activity_id) == stored == replace(first, handled_at=stored.handled_at)
+
+
+@pytest.mark.parametrize("outcome", ["unknown_type", "dead_letter"])
+async def test_a_fruitless_trace_gives_way_to_the_next(traces: Traces, clock: Clock, outcome: str):
+    first = a_trace(unique("e"), **(FAILED | {"outcome": outcome}))
+    again, mended = replace(first, reason="again"), a_trace(first.activity_id, position="t/0/9")
+    await traces.add([first])
+    await traces.add([again])
+    assert await traces.get(first.activity_id) == replace(again, handled_at=clock())
+    clock.tick()
+    await traces.add([first, mended, again])
+    assert await traces.get(first.activity_id) == replace(mended, handled_at=clock())
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "x" * 300_000, ""])
+async def test_whatever_the_reason_says_it_is_kept_legibly(traces: Traces, text: str):
+    trace = a_trace(unique("e"), **(FAILED | {"reason": text}))
+    await traces.add([trace])
+    stored = await traces.get(trace.activity_id)
+    assert stored is not None and stored.reason is not None
+    stored.reason.encode()
+    assert "\0" not in stored.reason and len(stored.reason) >= len(text)
+
+
+@pytest.mark.parametrize("activity_id", ["", "nothing", "a\0b", "\ud800"])
+async def test_an_activity_never_handled_has_no_trace(traces: Traces, activity_id: str):
+    assert await traces.get(activity_id) is None
+
+
+async def test_old_traces_are_pruned_by_portions(traces: Traces, clock: Clock):
+    clock.time -= timedelta(days=400)  # before anything that another test wrote
+    old = [a_trace(unique("old")) for _ in range(3)]
+    await traces.add(old)
+    edge = clock.tick()
+    kept = a_trace(unique("kept"))
+    await traces.add([kept])
+    assert [await traces.prune(edge, 2), await traces.prune(edge, 2), await traces.prune(edge)] == [2, 1, 0]
+    assert [await traces.get(trace.activity_id) for trace in old] == [None] * 3
+    assert await traces.get(kept.activity_id) is not None
+
+
+async def test_two_writers_of_the_same_traces_do_not_block_each_other(traces: Traces):
+    ids = [unique("e") for _ in range(50)]
+
+    async def write(ordered: list[str]) -> None:
+        for _ in range(5):
+            await traces.add([a_trace(id, **FAILED) for id in ordered])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write, ids)
+        nursery.start_soon(write, ids[::-1])
+    assert all([await traces.get(id) for id in ids])
+
+
+async def test_the_rows_of_an_activity_are_those_of_all_its_recipients(database: Database, clock: Clock):
+    activity, users = unique("e"), [unique(f"user{n}") for n in range(4)]
+    await database.inbox.insert([a_draft(users[1])])
+    changes = await database.inbox.insert([a_draft(user, activity_id=activity) for user in users])
+    created = {change.recipient_id: change for change in changes if isinstance(change, Created)}
+    await database.inbox.mark_read(users[2], created[users[2]].notification.id, None)
+    await database.inbox.mark_read(users[3], created[users[3]].notification.id, None)
+    await database.inbox.delete(users[3], created[users[3]].notification.id)
+    rows, total = await database.inbox.rows_of(activity, None, 10)
+    assert total == 4
+    assert list(rows) == [
+        ActivityRow(users[0], created[users[0]].notification.id, 1, clock(), False, False),
+        ActivityRow(users[1], created[users[1]].notification.id, 2, clock(), False, False),
+        ActivityRow(users[2], created[users[2]].notification.id, 1, clock(), True, False),
+        ActivityRow(users[3], created[users[3]].notification.id, 1, clock(), True, True),
+    ]
+    assert await database.inbox.rows_of(activity, None, 2) == (rows[:2], 4)
+    assert await database.inbox.rows_of(activity, users[3], 2) == (rows[3:], 4)
+
+
+async def test_an_activity_without_rows_has_none(database: Database):
+    activity, user = unique("e"), unique("user")
+    await database.inbox.insert([a_draft(user, activity_id=activity)])
+    for asked in ("nothing", "a\0b", "\ud800", ""):
+        rows, total = await database.inbox.rows_of(asked, None, 10)
+        assert (list(rows), total) == ([], 0)
+        rows, total = await database.inbox.rows_of(activity, asked, 10)
+        assert (list(rows), total) == ([], 1)
