@@ -47,7 +47,7 @@ from nx_signal.model import Dispatch
 from nx_signal.ports import Batch, Database, Relay, RelayEvent, Source
 from nx_signal.rest.app import Api, create_app
 from nx_signal.rest.http import Http
-from nx_signal.stream.connection import StreamParts, serve_stream
+from nx_signal.stream.connection import StreamParts, StreamServer
 from nx_signal.stream.hub import Hub
 from nx_signal.stream.limits import Limits
 from nx_signal.stream.listener import Listener, open_listeners
@@ -121,6 +121,7 @@ async def drain(parts: Parts, budget_s: float) -> None:
     parts.health.fail("service", "draining")
     with trio.move_on_after(budget_s) as budget:
         parts.listener.stop_accepting()
+        parts.stream.turn_away()
         await parts.hub.drain(budget_s / 2)
         await parts.pipeline.finish()
         await parts.http.drain()
@@ -134,6 +135,7 @@ class Parts:
     pipeline: Pipeline
     relay: Relay
     sources: tuple[Source, ...]
+    stream: StreamServer
     http: Http
     listener: Listener
     health: Health
@@ -211,7 +213,7 @@ def compose(
         metrics=metrics,
         jwks=issuer.public_jwks if issuer else None,
     )
-    stream = StreamParts(
+    stream_parts = StreamParts(
         hub=hub,
         verify=tokens.verify,
         rules=rules,
@@ -221,10 +223,10 @@ def compose(
         limits=Limits(settings.rate_factor),
         trusted_proxies=settings.trusted_proxies,
     )
-    to_stream = partial(serve_stream, stream)
-    http = Http(create_app(api), to_stream)
-    listener = Listener(to_stream, http.serve, metrics, settings.max_connections)
-    return Parts(hub, pipeline, relay, sources, http, listener, health)
+    stream = StreamServer(stream_parts)
+    http = Http(create_app(api), stream.serve)
+    listener = Listener(stream.serve, http.serve, metrics, settings.max_connections)
+    return Parts(hub, pipeline, relay, sources, stream, http, listener, health)
 
 
 async def watch_store(database: Database, health: Health) -> None:

@@ -1,7 +1,7 @@
 """The Autobahn test cases against the layers below `/stream`: listener, Wire, trio-websocket.
 
 The cases want an echo, so an echo takes the place of stream.connection here; it is built as
-`serve_stream` is. Once it answers through trio-websocket, once through `Wire.push` with frames built by
+`StreamServer` is. Once it answers through trio-websocket, once through `Wire.push` with frames built by
 `text_frame`, the way of all that Signal pushes."""
 
 from __future__ import annotations

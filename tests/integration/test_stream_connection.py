@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from nx_signal.client.websocket import WebSocket, open_websocket
 from nx_signal.errors import TokenRejected
 from nx_signal.model import Dispatch, Draft, Member, Organizer, Principal, Roster
 from nx_signal.ports import RelayEvent
-from nx_signal.stream.connection import StreamParts, serve_stream
+from nx_signal.stream.connection import MAX_ROOMS, StreamParts, StreamServer
 from nx_signal.stream.hub import Hub
 from nx_signal.stream.limits import CLIENT_MESSAGES, Limits
 from nx_signal.stream.listener import Listener
@@ -71,16 +72,14 @@ class Server:
         )
         self.plain: list[bytes] = []
 
-        async def stream(tcp: trio.SocketStream, head: bytes) -> None:
-            await serve_stream(parts, tcp, head)
-
         async def http(tcp: trio.SocketStream, head: bytes) -> None:
             self.plain.append(head)
             await tcp.send_all(
                 b"HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             )
 
-        self.listener = Listener(stream, http, self.metrics, max_connections=50)
+        self.stream = StreamServer(parts)
+        self.listener = Listener(self.stream.serve, http, self.metrics, max_connections=50)
         self.port = 0
 
     @property
@@ -325,8 +324,28 @@ async def test_connections_beyond_the_bound_are_refused() -> None:
 async def test_a_flood_of_messages_ends_its_own_connection_4007() -> None:
     async with serving() as server, open_stream(server.url, "u2") as other:
         async with open_websocket(server.url) as ws:
-            for _ in range(int(CLIENT_MESSAGES.burst) + 1):
-                await say(ws, "heartbeat")
+            with contextlib.suppress(StreamClosed):
+                for _ in range(int(CLIENT_MESSAGES.burst) * 5):
+                    await say(ws, "heartbeat")
             assert await end_of(ws) == ([], 4007, "Too many requests")
         await server.notify("u2", "a")
         assert (await other.receive()).data["rev"] == 1
+
+
+async def test_a_drain_closes_1001_also_who_has_not_authenticated() -> None:
+    async with serving() as server, open_websocket(server.url) as ws:
+        await say(ws, "heartbeat")
+        await say(ws, "join")
+        assert json.loads(await ws.receive())["event"] == "error", "served by now"
+        server.stream.turn_away()
+        assert await end_of(ws) == ([], 1001, "Server shutting down")
+
+
+async def test_a_client_is_in_a_bounded_number_of_rooms() -> None:
+    async with serving() as server, open_stream(server.url, "u1") as stream:
+        session = server.hub.session(stream.client_id)
+        assert session
+        session.rooms.update(f"r{n}" for n in range(MAX_ROOMS - len(session.rooms)))
+        await stream.send("join", {"rooms": ["public/one-more"]})
+        assert (await stream.receive()).data["rooms"] == ["public/one-more"]
+        assert len(session.rooms) == MAX_ROOMS

@@ -18,6 +18,7 @@ from nx_signal.stream.hub import Hub
 from nx_signal.stream.limits import Limits, Network, client_address
 from nx_signal.stream.protocol import (
     FINISH_AUTHENTICATION_WITHIN_S,
+    GOING_AWAY,
     MAX_MESSAGE_BYTES,
     TOO_MANY_REQUESTS,
     TRY_AGAIN_LATER,
@@ -40,6 +41,8 @@ from nx_signal.telemetry.metrics import Metrics
 log = structlog.get_logger()
 
 UPGRADE_WITHIN_S = 5.0
+MAX_ROOMS = 500
+"""Of one client; a join that leads beyond is refused whole."""
 CLOSE_WITHIN_S = 3.0
 """For the peer's half of the closing handshake; then the connection is dropped."""
 
@@ -58,26 +61,41 @@ class StreamParts:
     trusted_proxies: Sequence[Network] = ()
 
 
-async def serve_stream(parts: StreamParts, stream: trio.SocketStream, read_ahead: bytes) -> None:
-    """Serve one accepted connection whose request head is an upgrade of `/stream`. Raises what its
-    peer can provoke in the libraries below: the listener contains it."""
-    async with trio.open_nursery() as nursery:
-        wire = Wire(stream, read_ahead, nursery, max_buffer_bytes=parts.max_buffer_bytes)
-        connection = _Connection(parts, wire)
-        try:
-            with trio.move_on_after(UPGRADE_WITHIN_S) as patience:
-                request = await wrap_server_stream(nursery, wire, max_message_size=MAX_MESSAGE_BYTES)
-                offered = request.proposed_subprotocols
-                ws = await request.accept(subprotocol=offered[0] if offered else None)
-            if not patience.cancelled_caught:
-                await connection.converse(ws, _address(parts, stream, request))
-        except ConnectionClosed:
-            pass
-        finally:
-            connection.detach()
-            nursery.cancel_scope.cancel()
-            with trio.move_on_after(CLOSE_WITHIN_S, shield=True):
-                await wire.aclose()
+class StreamServer:
+    """Serves `/stream` on connections that the listener hands over."""
+
+    def __init__(self, parts: StreamParts) -> None:
+        self._parts = parts
+        self._open: set[_Connection] = set()
+
+    async def serve(self, stream: trio.SocketStream, read_ahead: bytes) -> None:
+        """One accepted connection whose request head is an upgrade of `/stream`. Raises what its peer
+        can provoke in the libraries below: the listener contains it."""
+        parts = self._parts
+        async with trio.open_nursery() as nursery:
+            wire = Wire(stream, read_ahead, nursery, max_buffer_bytes=parts.max_buffer_bytes)
+            connection = _Connection(parts, wire)
+            self._open.add(connection)
+            try:
+                with trio.move_on_after(UPGRADE_WITHIN_S) as patience:
+                    request = await wrap_server_stream(nursery, wire, max_message_size=MAX_MESSAGE_BYTES)
+                    offered = request.proposed_subprotocols
+                    ws = await request.accept(subprotocol=offered[0] if offered else None)
+                if not patience.cancelled_caught:
+                    await connection.converse(ws, _address(parts, stream, request))
+            except ConnectionClosed:
+                pass
+            finally:
+                self._open.discard(connection)
+                connection.detach()
+                nursery.cancel_scope.cancel()
+                with trio.move_on_after(CLOSE_WITHIN_S, shield=True):
+                    await wire.aclose()
+
+    def turn_away(self) -> None:
+        """Close 1001 whoever has not authenticated yet; the hub's drain sees to the others."""
+        for connection in self._open:
+            connection.turn_away()
 
 
 def _address(parts: StreamParts, stream: trio.SocketStream, request: WebSocketRequest) -> str:
@@ -94,6 +112,7 @@ class _Connection:
         self._protocol = Protocol(trio.current_time())
         self._session: Session | None = None
         self._limits = parts.limits.client()
+        self._turned_away: tuple[int, str] | None = None
         self._reading: trio.CancelScope | None = None
 
     async def converse(self, ws: WebSocketConnection, address: str) -> None:
@@ -104,7 +123,7 @@ class _Connection:
             return
         while True:
             with trio.CancelScope(deadline=self._protocol.deadline_s) as self._reading:
-                if self._session and self._session.end_with:
+                if self._end_with:
                     self._reading.cancel()
                 message = await ws.get_message()
             if not self._reading.cancelled_caught:
@@ -114,8 +133,8 @@ class _Connection:
                 decisions = self._protocol.receive(message, trio.current_time())
                 if self._session:
                     self._session.last_activity = self._parts.now()
-            elif self._session and self._session.end_with:
-                decisions = [self._protocol.close(self._session.end_with)]
+            elif self._end_with:
+                decisions = [self._protocol.close(self._end_with)]
             else:
                 decisions = self._protocol.timed_out(trio.current_time())
             for decision in decisions:
@@ -125,6 +144,15 @@ class _Connection:
                 await self._act(ws, decision)
                 if self._protocol.closed:
                     return
+
+    @property
+    def _end_with(self) -> tuple[int, str] | None:
+        return self._session.end_with if self._session else self._turned_away
+
+    def turn_away(self) -> None:
+        if self._session is None:
+            self._turned_away = GOING_AWAY
+            self._wake()
 
     def detach(self) -> None:
         if self._session:
@@ -224,6 +252,8 @@ class _Connection:
             allowed = frozenset()  # told as refused: the client may ask again
         if not session.live:
             return
+        if len(session.rooms | allowed) > MAX_ROOMS:
+            allowed = frozenset()
         self._parts.hub.join(session, allowed)
         refused = (*(room for room in rooms if room not in allowed), *malformed)
         if refused:
