@@ -188,9 +188,29 @@ class Backlog:
     changes: tuple[Change, ...]
 
 
+ConditionField: TypeAlias = Literal[
+    "id", "rev", "type", "organizer_id", "merchant_id", "subject", "is_read", "created_at"
+]
+ConditionOperator: TypeAlias = Literal["eq", "neq", "gt", "gte", "lt", "lte", "in", "not_in", "like"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One comparison of a row's field with a value.
+
+    `value` is of the field's type; of `eq` and `neq` it may be None (the field is absent, or is there),
+    of `in` and `not_in` it is a tuple. A row without the field is unequal to every value: `neq` and
+    `not_in` hold for it, nothing else does. `like` is for texts: `%` stands for any run of characters,
+    `_` for any one, case counts, and nothing escapes. Times are compared in milliseconds."""
+
+    field: ConditionField
+    operator: ConditionOperator
+    value: Any
+
+
 @dataclass(frozen=True, slots=True)
 class InboxFilter:
-    """Which of a recipient's rows. None means: any."""
+    """Which of a recipient's rows: all that is given must hold. None means: any."""
 
     is_read: bool | None = None
     type: str | None = None
@@ -201,6 +221,22 @@ class InboxFilter:
     """inclusive"""
     created_to: datetime | None = None
     """exclusive"""
+    conditions: tuple[Condition, ...] = ()
+    """what the fields above cannot say"""
+
+    def all(self) -> tuple[Condition, ...]:
+        """The whole filter as conditions."""
+        named: tuple[tuple[ConditionField, ConditionOperator, Any], ...] = (
+            ("is_read", "eq", self.is_read),
+            ("type", "eq", self.type),
+            ("organizer_id", "eq", self.organizer_id),
+            ("merchant_id", "eq", self.merchant_id),
+            ("subject", "eq", self.subject),
+            ("created_at", "gte", self.created_from),
+            ("created_at", "lt", self.created_to),
+        )
+        given = (Condition(field, how, value) for field, how, value in named if value is not None)
+        return (*given, *self.conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,42 +281,6 @@ class DeadLetter:
     error: str
     created_at: datetime | None = None
 
-
-TargetKind: TypeAlias = Literal["client", "user", "room", "broadcast", "instance", "instances"]
-"""The last two are between the instances themselves and reach no client."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """One send to a client, a user, a room or all: what CONTRACT §2 puts on Redis.
-
-    `data` is the raw JSON text of the event's data: encoded once, then only copied."""
-
-    kind: TargetKind
-    target: str | None
-    event: str
-    data: bytes
-    exclude: frozenset[str] = frozenset()
-    server_id: str | None = None
-    """the sender, on a received message; None on one of our own that is not sent yet"""
-
-
-@dataclass(frozen=True, slots=True)
-class Organizer:
-    id: str
-    locale: str | None
-    merchants: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """`merchant_id` None: a membership in the organization itself."""
-
-    user_id: str
-    organizer_id: str
-    merchant_id: str | None
-    role: str
-    locale: str | None
 
 Outcome: TypeAlias = Literal["stored", "duplicate", "unknown_type", "dead_letter"]
 """What became of a record: rows were written; they were all there already; nobody here knows its type; it
@@ -343,6 +343,42 @@ class LiveSessions:
     sessions: tuple[SessionState, ...]
     unanswered: tuple[str, ...]
 
+
+TargetKind: TypeAlias = Literal["client", "user", "room", "broadcast", "instance", "instances"]
+"""The last two are between the instances themselves and reach no client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """One send to a client, a user, a room or all: what CONTRACT §2 puts on Redis.
+
+    `data` is the raw JSON text of the event's data: encoded once, then only copied."""
+
+    kind: TargetKind
+    target: str | None
+    event: str
+    data: bytes
+    exclude: frozenset[str] = frozenset()
+    server_id: str | None = None
+    """the sender, on a received message; None on one of our own that is not sent yet"""
+
+
+@dataclass(frozen=True, slots=True)
+class Organizer:
+    id: str
+    locale: str | None
+    merchants: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """`merchant_id` None: a membership in the organization itself."""
+
+    user_id: str
+    organizer_id: str
+    merchant_id: str | None
+    role: str
+    locale: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -323,17 +323,7 @@ def _read(box: _Box, row: Notification, read_at: datetime) -> Notification:
 
 
 def _matching(box: _Box, where: InboxFilter) -> Iterator[Notification]:
-    for row in box.rows.values():
-        if (
-            (where.is_read is None or row.is_read == where.is_read)
-            and (where.type is None or row.type == where.type)
-            and (where.organizer_id is None or row.organizer_id == where.organizer_id)
-            and (where.merchant_id is None or row.merchant_id == where.merchant_id)
-            and (where.subject is None or row.subject == where.subject)
-            and (where.created_from is None or row.created_at >= where.created_from)
-            and (where.created_to is None or row.created_at < where.created_to)
-        ):
-            yield row
+    return (row for row in box.rows.values() if matches(row, where))
 
 
 def _checked(draft: Draft) -> str:
@@ -366,6 +356,16 @@ class MemoryDeadLetters:
     async def page(self, limit: int, before_id: int | None) -> Sequence[DeadLetter]:
         await self._db.begin()
         newest_first = sorted(self._letters, reverse=True)
+        page = [self._letters[id] for id in newest_first if before_id is None or id < before_id][:limit]
+        await self._db.end()
+        return page
+
+    async def get(self, id: int) -> DeadLetter | None:
+        await self._db.begin()
+        letter = self._letters.get(id)
+        await self._db.end()
+        return letter
+
     async def set_error(self, id: int, error: str) -> bool:
         await self._db.begin()
         letter = self._letters.get(id)
@@ -374,13 +374,13 @@ class MemoryDeadLetters:
         await self._db.end()
         return letter is not None
 
-        page = [self._letters[id] for id in newest_first if before_id is None or id < before_id][:limit]
-        await self._db.end()
-        return page
-
-    async def get(self, id: int) -> DeadLetter | None:
+    async def remove(self, id: int) -> bool:
         await self._db.begin()
-        letter = self._letters.get(id)
+        letter = self._letters.pop(id, None)
+        if letter is not None:
+            del self._ids[letter.position]
+        await self._db.end()
+        return letter is not None
 
 
 class MemoryTraces:
@@ -411,13 +411,3 @@ class MemoryTraces:
             del self._traces[id]
         await self._db.end()
         return len(old)
-        await self._db.end()
-        return letter
-
-    async def remove(self, id: int) -> bool:
-        await self._db.begin()
-        letter = self._letters.pop(id, None)
-        if letter is not None:
-            del self._ids[letter.position]
-        await self._db.end()
-        return letter is not None

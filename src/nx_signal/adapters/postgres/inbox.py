@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
+from nx_signal.adapters._conditions import sql_of
 from nx_signal.adapters._values import json_text, require_storable, storable
 from nx_signal.adapters.postgres.faults import IdTaken
 from nx_signal.adapters.postgres.lease import WorkerLease
@@ -17,9 +18,10 @@ from nx_signal.adapters.postgres.session import SNAPSHOT, Connection, Session, t
 from nx_signal.adapters.postgres.values import MAX_BIGINT, bounded, to_ms
 from nx_signal.errors import StoreRejected
 from nx_signal.model import (
-    Backlog,
     ActivityRow,
+    Backlog,
     Change,
+    Condition,
     Created,
     Deleted,
     Draft,
@@ -38,7 +40,12 @@ MAX_DRAFTS = 1_000
 _SQL = queries("postgres")
 _TEXTS = tuple(field.name for field in fields(Draft) if field.name != "data")
 """Also the order of the columns that the statement `insert` takes."""
-_EQUAL = ("type", "organizer_id", "merchant_id", "subject")
+_COMPARISONS = {
+    "in": "{column} = ANY ({value})",
+    "not_in": "({column} = ANY ({value})) IS NOT TRUE",
+    "like": "{column} LIKE {value} ESCAPE ''",
+}
+_FLAGS = ("NOT {column}", "{column}")
 
 Marked: TypeAlias = tuple[int, Head, datetime, Change | None]
 
@@ -206,13 +213,6 @@ class PostgresInbox:
     async def get(self, recipient_id: str, id: int) -> Notification | None:
         return await self._session.call(_aio_get, recipient_id, id) if storable(recipient_id) else None
 
-
-# --- rows ----------------------------------------------------------------------------------------
-
-
-def _as_created(
-    draft: Draft, id: int, rev: int, data: Mapping[str, Json], created_at: datetime
-) -> Notification:
     async def rows_of(
         self, activity_id: str, recipient_id: str | None, limit: int
     ) -> tuple[Sequence[ActivityRow], int]:
@@ -222,6 +222,13 @@ def _as_created(
             recipient_id, limit = None, 0
         return await self._session.call(_aio_rows_of, activity_id, recipient_id, limit)
 
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def _as_created(
+    draft: Draft, id: int, rev: int, data: Mapping[str, Json], created_at: datetime
+) -> Notification:
     return Notification(
         id=id,
         recipient_id=draft.recipient_id,
@@ -254,13 +261,6 @@ async def _aio_get(connection: Connection, recipient_id: str, id: int) -> Notifi
     return None if row is None else _notification(row)
 
 
-def _conditions(where: InboxFilter, first: int) -> tuple[str, list[Any]]:
-    """A condition of fixed texts, and its parameters, numbered from `first`. `is_read` is no parameter:
-    the index of unread rows is only used for a condition that says so."""
-    conditions: list[str] = [""]
-    values: list[Any] = []
-    if where.is_read is not None:
-        conditions.append("n.is_read" if where.is_read else "NOT n.is_read")
 async def _aio_rows_of(
     connection: Connection, activity_id: str, recipient_id: str | None, limit: int
 ) -> tuple[Sequence[ActivityRow], int]:
@@ -270,16 +270,20 @@ async def _aio_rows_of(
     return [ActivityRow(*row) for row in rows], total
 
 
-    compared = [(name, "=", getattr(where, name)) for name in _EQUAL]
-    compared += [("created_at", ">=", where.created_from), ("created_at", "<", where.created_to)]
-    for name, how, value in compared:
-        if value is None:
-            continue
-        if isinstance(value, str) and not storable(value):
-            return "AND false", []
-        conditions.append(f"n.{name} {how} ${first + len(values)}")
-        values.append(value)
-    return " AND ".join(conditions), values
+def _conditions(where: InboxFilter, first: int) -> tuple[str, list[Any]]:
+    """A condition of fixed texts, and its parameters, numbered from `first`."""
+    values: list[Any] = []
+
+    def bind(condition: Condition) -> str:
+        value = condition.value
+        values.append([_scalar(each) for each in value] if isinstance(value, tuple) else _scalar(value))
+        return f"${first + len(values) - 1}"
+
+    return sql_of(where, prefix="n.", more=_COMPARISONS, flags=_FLAGS, bind=bind), values
+
+
+def _scalar(value: Any) -> Any:
+    return bounded(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 async def _aio_page(
@@ -316,10 +320,11 @@ async def _aio_head_and_count(
 async def _aio_count(connection: Connection, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
     """The head alone tells, where it can. Within a snapshot."""
     head = await _aio_head(connection, "head", recipient_id)
-    if where == InboxFilter():
-        return head.total, head
-    if where == InboxFilter(is_read=where.is_read):
-        return head.total - head.unread if where.is_read else head.unread, head
+    match where.all():
+        case ():
+            return head.total, head
+        case (Condition("is_read", "eq", is_read),):
+            return head.total - head.unread if is_read else head.unread, head
     condition, values = _conditions(where, first=2)
     statement = _SQL["count"].replace("{where}", condition)
     return await connection.fetchval(statement, recipient_id, *values), head

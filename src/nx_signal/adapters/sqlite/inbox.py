@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from nx_signal.adapters._conditions import sql_of
 from nx_signal.adapters._values import json_text, require_storable, storable
 from nx_signal.adapters.sqlite.file import MAX_INTEGER, SQL, Row, SqliteFile, clamped, from_ms, to_ms
 from nx_signal.model import (
+    ActivityRow,
     Backlog,
     Change,
-    ActivityRow,
+    Condition,
     Created,
     Deleted,
     Draft,
@@ -37,7 +40,14 @@ _TEXTS = (
     "content_html",
     "action_url",
 )
-_EQUAL = ("type", "organizer_id", "merchant_id", "subject")
+_COMPARISONS = {
+    "in": "{column} IN (SELECT value FROM json_each({value}))",
+    "not_in": "({column} IN (SELECT value FROM json_each({value}))) IS NOT TRUE",
+    "like": "{column} GLOB {value}",  # LIKE takes A for a
+}
+_FLAGS = ("{column} = 0", "{column} = 1")
+_AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
+_GLOB_SPECIAL = re.compile(r"[%_*?\[]")
 
 
 class SqliteInbox:
@@ -186,16 +196,6 @@ class SqliteInbox:
     async def get(self, recipient_id: str, id: int) -> Notification | None:
         return await self._file.read(lambda connection: _get(connection, recipient_id, id))
 
-
-# --- drafts and rows -----------------------------------------------------------------------------
-
-
-def _values(draft: Draft) -> dict[str, Any]:
-    values = {name: getattr(draft, name) for name in _TEXTS}
-    for name, text in values.items():
-        require_storable(name, text)
-    return values | {"data": json_text("data", draft.data)}
-
     async def rows_of(
         self, activity_id: str, recipient_id: str | None, limit: int
     ) -> tuple[Sequence[ActivityRow], int]:
@@ -211,6 +211,16 @@ def _values(draft: Draft) -> dict[str, Any]:
             return rows, total
 
         return await self._file.read(transaction)
+
+
+# --- drafts and rows -----------------------------------------------------------------------------
+
+
+def _values(draft: Draft) -> dict[str, Any]:
+    values = {name: getattr(draft, name) for name in _TEXTS}
+    for name, text in values.items():
+        require_storable(name, text)
+    return values | {"data": json_text("data", draft.data)}
 
 
 def _created(draft: Draft, id: int, rev: int, created_at: datetime, data: str) -> Notification:
@@ -257,16 +267,6 @@ def _notification(row: Row) -> Notification:
     )
 
 
-def _get(connection: sqlite3.Connection, recipient_id: str, id: int) -> Notification | None:
-    values = {"id": clamped(id), "recipient_id": recipient_id}
-    row = connection.execute(SQL["get"], values).fetchone()
-    return _notification(row) if row else None
-
-
-def _where(where: InboxFilter) -> tuple[str, dict[str, Any]]:
-    """A condition of fixed texts and its parameters. `is_read` is no parameter: the index of unread rows
-    is only used for a condition that says so."""
-    conditions, values = [""], {}
 def _activity_row(row: Row) -> ActivityRow:
     return ActivityRow(
         recipient_id=row["recipient_id"],
@@ -278,26 +278,48 @@ def _activity_row(row: Row) -> ActivityRow:
     )
 
 
-    if where.is_read is not None:
-        conditions.append("is_read = 1" if where.is_read else "is_read = 0")
-    for name in _EQUAL:
-        if (value := getattr(where, name)) is not None:
-            conditions.append(f"{name} = :{name}")
-            values[name] = value
-    if where.created_from is not None:
-        conditions.append("created_at >= :created_from")
-        values["created_from"] = to_ms(where.created_from)
-    if where.created_to is not None:
-        conditions.append("created_at < :created_to")
-        values["created_to"] = to_ms(where.created_to)
-    return " AND ".join(conditions), values
+def _get(connection: sqlite3.Connection, recipient_id: str, id: int) -> Notification | None:
+    values = {"id": clamped(id), "recipient_id": recipient_id}
+    row = connection.execute(SQL["get"], values).fetchone()
+    return _notification(row) if row else None
+
+
+def _where(where: InboxFilter) -> tuple[str, dict[str, Any]]:
+    """A condition of fixed texts, and its parameters by name."""
+    values: dict[str, Any] = {}
+
+    def bind(condition: Condition) -> str:
+        name = f"where_{len(values)}"
+        values[name] = _bound(condition)
+        return f":{name}"
+
+    return sql_of(where, prefix="", more=_COMPARISONS, flags=_FLAGS, bind=bind), values
+
+
+def _bound(condition: Condition) -> Any:
+    value = condition.value
+    if condition.operator == "like":
+        return _GLOB_SPECIAL.sub(lambda found: _AS_GLOB[found[0]], value)
+    if isinstance(value, tuple):
+        return json.dumps([_scalar(each) for each in value])
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return to_ms(value)
+    if isinstance(value, int):
+        return max(-MAX_INTEGER, min(value, MAX_INTEGER))
+    return value
 
 
 def _count(connection: sqlite3.Connection, head: Head, where: InboxFilter) -> int:
-    if where == InboxFilter():
-        return head.total
-    if where == InboxFilter(is_read=where.is_read):
-        return head.total - head.unread if where.is_read else head.unread
+    """The head alone tells, where it can."""
+    match where.all():
+        case ():
+            return head.total
+        case (Condition("is_read", "eq", is_read),):
+            return head.total - head.unread if is_read else head.unread
     condition, values = _where(where)
     values["recipient_id"] = head.recipient_id
     count: int = connection.execute(SQL["count"].format(where=condition), values).fetchone()[0]
