@@ -74,6 +74,7 @@ class StreamServer:
         parts = self._parts
         async with trio.open_nursery() as nursery:
             wire = Wire(stream, read_ahead, nursery, max_buffer_bytes=parts.max_buffer_bytes)
+            wire.on_dropped = parts.metrics.frames_dropped.inc
             connection = _Connection(parts, wire)
             self._open.add(connection)
             try:

@@ -251,8 +251,6 @@ class Hub:
             if offered % PUSHES_PER_CHECKPOINT == 0:
                 await trio.lowlevel.checkpoint()
         self._metrics.frames.labels("ephemeral").inc(taken)
-        if taken < offered:
-            self._metrics.frames_dropped.labels("ephemeral").inc(offered - taken)
 
     def _disconnect(self, dispatch: Dispatch) -> None:
         token_id = _token_id(dispatch.data)

@@ -23,7 +23,7 @@ class Metrics:
         self.handshakes = Counter("signal_handshakes", "Handshakes by outcome", ["outcome"], registry=r)
         self.frames = Counter("signal_frames", "Frames pushed by kind", ["kind"], registry=r)
         self.frames_dropped = Counter(
-            "signal_frames_dropped", "Frames not queued for slow clients, by kind", ["kind"], registry=r
+            "signal_frames_dropped", "Ephemeral frames given up for slow clients", registry=r
         )
         self.heals = Counter("signal_heals", "Sessions caught up from the store", registry=r)
         self.closes = Counter(
