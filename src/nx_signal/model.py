@@ -188,9 +188,29 @@ class Backlog:
     changes: tuple[Change, ...]
 
 
+ConditionField: TypeAlias = Literal[
+    "id", "rev", "type", "organizer_id", "merchant_id", "subject", "is_read", "created_at"
+]
+ConditionOperator: TypeAlias = Literal["eq", "neq", "gt", "gte", "lt", "lte", "in", "not_in", "like"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One comparison of a row's field with a value.
+
+    `value` is of the field's type; of `eq` and `neq` it may be None (the field is absent, or is there),
+    of `in` and `not_in` it is a tuple. A row without the field is unequal to every value: `neq` and
+    `not_in` hold for it, nothing else does. `like` is for texts: `%` stands for any run of characters,
+    `_` for any one, case counts, and nothing escapes. Times are compared in milliseconds."""
+
+    field: ConditionField
+    operator: ConditionOperator
+    value: Any
+
+
 @dataclass(frozen=True, slots=True)
 class InboxFilter:
-    """Which of a recipient's rows. None means: any."""
+    """Which of a recipient's rows: all that is given must hold. None means: any."""
 
     is_read: bool | None = None
     type: str | None = None
@@ -201,6 +221,22 @@ class InboxFilter:
     """inclusive"""
     created_to: datetime | None = None
     """exclusive"""
+    conditions: tuple[Condition, ...] = ()
+    """what the fields above cannot say"""
+
+    def all(self) -> tuple[Condition, ...]:
+        """The whole filter as conditions."""
+        named: tuple[tuple[ConditionField, ConditionOperator, Any], ...] = (
+            ("is_read", "eq", self.is_read),
+            ("type", "eq", self.type),
+            ("organizer_id", "eq", self.organizer_id),
+            ("merchant_id", "eq", self.merchant_id),
+            ("subject", "eq", self.subject),
+            ("created_at", "gte", self.created_from),
+            ("created_at", "lt", self.created_to),
+        )
+        given = (Condition(field, how, value) for field, how, value in named if value is not None)
+        return (*given, *self.conditions)
 
 
 @dataclass(frozen=True, slots=True)

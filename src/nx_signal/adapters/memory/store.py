@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import trio
 
+from nx_signal.adapters._conditions import matches
 from nx_signal.adapters._values import json_text, legible, require_storable, settled
 from nx_signal.adapters.memory.directory import MemoryDirectory
 from nx_signal.adapters.snowflake import PREFERRED_WORKER, Snowflakes
@@ -322,17 +323,7 @@ def _read(box: _Box, row: Notification, read_at: datetime) -> Notification:
 
 
 def _matching(box: _Box, where: InboxFilter) -> Iterator[Notification]:
-    for row in box.rows.values():
-        if (
-            (where.is_read is None or row.is_read == where.is_read)
-            and (where.type is None or row.type == where.type)
-            and (where.organizer_id is None or row.organizer_id == where.organizer_id)
-            and (where.merchant_id is None or row.merchant_id == where.merchant_id)
-            and (where.subject is None or row.subject == where.subject)
-            and (where.created_from is None or row.created_at >= where.created_from)
-            and (where.created_to is None or row.created_at < where.created_to)
-        ):
-            yield row
+    return (row for row in box.rows.values() if matches(row, where))
 
 
 def _checked(draft: Draft) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
+from nx_signal.adapters._conditions import sql_of
 from nx_signal.adapters._values import json_text, require_storable, storable
 from nx_signal.adapters.postgres.faults import IdTaken
 from nx_signal.adapters.postgres.lease import WorkerLease
@@ -20,6 +21,7 @@ from nx_signal.model import (
     ActivityRow,
     Backlog,
     Change,
+    Condition,
     Created,
     Deleted,
     Draft,
@@ -38,7 +40,12 @@ MAX_DRAFTS = 1_000
 _SQL = queries("postgres")
 _TEXTS = tuple(field.name for field in fields(Draft) if field.name != "data")
 """Also the order of the columns that the statement `insert` takes."""
-_EQUAL = ("type", "organizer_id", "merchant_id", "subject")
+_COMPARISONS = {
+    "in": "{column} = ANY ({value})",
+    "not_in": "({column} = ANY ({value})) IS NOT TRUE",
+    "like": "{column} LIKE {value} ESCAPE ''",
+}
+_FLAGS = ("NOT {column}", "{column}")
 
 Marked: TypeAlias = tuple[int, Head, datetime, Change | None]
 
@@ -264,22 +271,19 @@ async def _aio_rows_of(
 
 
 def _conditions(where: InboxFilter, first: int) -> tuple[str, list[Any]]:
-    """A condition of fixed texts, and its parameters, numbered from `first`. `is_read` is no parameter:
-    the index of unread rows is only used for a condition that says so."""
-    conditions: list[str] = [""]
+    """A condition of fixed texts, and its parameters, numbered from `first`."""
     values: list[Any] = []
-    if where.is_read is not None:
-        conditions.append("n.is_read" if where.is_read else "NOT n.is_read")
-    compared = [(name, "=", getattr(where, name)) for name in _EQUAL]
-    compared += [("created_at", ">=", where.created_from), ("created_at", "<", where.created_to)]
-    for name, how, value in compared:
-        if value is None:
-            continue
-        if isinstance(value, str) and not storable(value):
-            return "AND false", []
-        conditions.append(f"n.{name} {how} ${first + len(values)}")
-        values.append(value)
-    return " AND ".join(conditions), values
+
+    def bind(condition: Condition) -> str:
+        value = condition.value
+        values.append([_scalar(each) for each in value] if isinstance(value, tuple) else _scalar(value))
+        return f"${first + len(values) - 1}"
+
+    return sql_of(where, prefix="n.", more=_COMPARISONS, flags=_FLAGS, bind=bind), values
+
+
+def _scalar(value: Any) -> Any:
+    return bounded(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 async def _aio_page(
@@ -316,10 +320,11 @@ async def _aio_head_and_count(
 async def _aio_count(connection: Connection, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
     """The head alone tells, where it can. Within a snapshot."""
     head = await _aio_head(connection, "head", recipient_id)
-    if where == InboxFilter():
-        return head.total, head
-    if where == InboxFilter(is_read=where.is_read):
-        return head.total - head.unread if where.is_read else head.unread, head
+    match where.all():
+        case ():
+            return head.total, head
+        case (Condition("is_read", "eq", is_read),):
+            return head.total - head.unread if is_read else head.unread, head
     condition, values = _conditions(where, first=2)
     statement = _SQL["count"].replace("{where}", condition)
     return await connection.fetchval(statement, recipient_id, *values), head

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from nx_signal.adapters._conditions import sql_of
 from nx_signal.adapters._values import json_text, require_storable, storable
 from nx_signal.adapters.sqlite.file import MAX_INTEGER, SQL, Row, SqliteFile, clamped, from_ms, to_ms
 from nx_signal.model import (
     ActivityRow,
     Backlog,
     Change,
+    Condition,
     Created,
     Deleted,
     Draft,
@@ -37,7 +40,14 @@ _TEXTS = (
     "content_html",
     "action_url",
 )
-_EQUAL = ("type", "organizer_id", "merchant_id", "subject")
+_COMPARISONS = {
+    "in": "{column} IN (SELECT value FROM json_each({value}))",
+    "not_in": "({column} IN (SELECT value FROM json_each({value}))) IS NOT TRUE",
+    "like": "{column} GLOB {value}",  # LIKE takes A for a
+}
+_FLAGS = ("{column} = 0", "{column} = 1")
+_AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
+_GLOB_SPECIAL = re.compile(r"[%_*?\[]")
 
 
 class SqliteInbox:
@@ -275,29 +285,41 @@ def _get(connection: sqlite3.Connection, recipient_id: str, id: int) -> Notifica
 
 
 def _where(where: InboxFilter) -> tuple[str, dict[str, Any]]:
-    """A condition of fixed texts and its parameters. `is_read` is no parameter: the index of unread rows
-    is only used for a condition that says so."""
-    conditions, values = [""], {}
-    if where.is_read is not None:
-        conditions.append("is_read = 1" if where.is_read else "is_read = 0")
-    for name in _EQUAL:
-        if (value := getattr(where, name)) is not None:
-            conditions.append(f"{name} = :{name}")
-            values[name] = value
-    if where.created_from is not None:
-        conditions.append("created_at >= :created_from")
-        values["created_from"] = to_ms(where.created_from)
-    if where.created_to is not None:
-        conditions.append("created_at < :created_to")
-        values["created_to"] = to_ms(where.created_to)
-    return " AND ".join(conditions), values
+    """A condition of fixed texts, and its parameters by name."""
+    values: dict[str, Any] = {}
+
+    def bind(condition: Condition) -> str:
+        name = f"where_{len(values)}"
+        values[name] = _bound(condition)
+        return f":{name}"
+
+    return sql_of(where, prefix="", more=_COMPARISONS, flags=_FLAGS, bind=bind), values
+
+
+def _bound(condition: Condition) -> Any:
+    value = condition.value
+    if condition.operator == "like":
+        return _GLOB_SPECIAL.sub(lambda found: _AS_GLOB[found[0]], value)
+    if isinstance(value, tuple):
+        return json.dumps([_scalar(each) for each in value])
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return to_ms(value)
+    if isinstance(value, int):
+        return max(-MAX_INTEGER, min(value, MAX_INTEGER))
+    return value
 
 
 def _count(connection: sqlite3.Connection, head: Head, where: InboxFilter) -> int:
-    if where == InboxFilter():
-        return head.total
-    if where == InboxFilter(is_read=where.is_read):
-        return head.total - head.unread if where.is_read else head.unread
+    """The head alone tells, where it can."""
+    match where.all():
+        case ():
+            return head.total
+        case (Condition("is_read", "eq", is_read),):
+            return head.total - head.unread if is_read else head.unread
     condition, values = _where(where)
     values["recipient_id"] = head.recipient_id
     count: int = connection.execute(SQL["count"].format(where=condition), values).fetchone()[0]
