@@ -1,0 +1,13 @@
+-- A read-all of many rows is recorded at once and written into its rows in portions. Until then the rows up
+-- to `up_to_rev`, of `type` and `subject` where given, count as read.
+CREATE TABLE unsettled_read (
+    recipient_id TEXT PRIMARY KEY,
+    rev INTEGER NOT NULL,
+    up_to_rev INTEGER NOT NULL,
+    type TEXT,
+    subject TEXT,
+    read_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- The log of an inbox is complete above this revision; what is at or below it may have been removed by age.
+ALTER TABLE recipient_head ADD COLUMN kept_after INTEGER NOT NULL DEFAULT 0;
