@@ -33,7 +33,7 @@ from typing import Any
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
-from nx_signal.activities.pipeline import ANNOUNCED_AT_ONCE
+from nx_signal.activities.handling import ANNOUNCED_AT_ONCE
 from nx_signal.adapters.memory.relay import LocalRelay
 from nx_signal.adapters.memory.store import MemoryDatabase
 from nx_signal.model import Created, Dispatch, Json, Notification, Principal

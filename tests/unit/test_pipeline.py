@@ -295,7 +295,60 @@ async def test_look_ups_do_not_grow_with_the_number_of_activities(autojump_clock
         line.database.delay = count
         await line.process(*(message(eventId=f"e{n}") for n in range(100)))
         assert line.acked == [(0, 99)]
-        assert calls == 3, "recipients, languages, rows"
+        assert calls == 4, "recipients, languages, rows, traces"
+
+
+async def test_each_activity_leaves_one_trace_of_what_became_of_it(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        await line.process(
+            message(eventId="a"),
+            message(eventId="a"),
+            message(eventType="COFFEE_SPILLED", eventId="b"),
+            message(eventId="c", organizerId=None),
+            b"no json",
+            message(recipientScope="merchant", merchantId="x1", eventId="d"),
+            message(eventId="e", data={"payment": {"amount": "abc"}}),
+        )
+        traces = {
+            id: await line.database.traces.get(id) for id in ("a", "b", "c", "t/0/4", "d", "e", "t/0/0")
+        }
+        assert {id: trace and (trace.position, trace.type, trace.rule, trace.recipients, trace.outcome)
+                for id, trace in traces.items()} == {
+            "a": ("t/0/0", "PAYMENT_SUCCESS", "org", 3, "stored"),
+            "b": ("t/0/2", "COFFEE_SPILLED", None, 0, "unknown_type"),
+            "c": ("t/0/3", "PAYMENT_SUCCESS", None, 0, "dead_letter"),
+            "t/0/4": ("t/0/4", None, None, 0, "dead_letter"),
+            "d": ("t/0/5", "PAYMENT_SUCCESS", "actor", 1, "stored"),
+            "e": ("t/0/6", "PAYMENT_SUCCESS", "org", 3, "dead_letter"),
+            "t/0/0": None,
+        }  # fmt: skip
+        reasons = {letter.position: letter.error for letter in await line.letters()}
+        assert {t.position: t.reason for t in traces.values() if t and t.reason} == {
+            str(position): error for position, error in reasons.items()
+        }
+        counted = ("stored", "duplicate", "unknown_type", "dead_letter")
+        assert [line.count(outcome) for outcome in counted] == [2, 1, 1, 3]
+
+
+async def test_a_batch_repeated_because_its_traces_failed_was_stored_and_no_duplicate(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as line:
+        original = line.database.traces.add
+        answers = iter([StoreUnavailable("gone for a moment")])
+
+        async def add(traces: Any) -> None:
+            for error in answers:
+                raise error
+            await original(traces)
+
+        line.database.traces.add = add  # type: ignore[method-assign]
+        await line.process(message(eventId="a"))
+        await trio.sleep(10)
+        trace = await line.database.traces.get("a")
+        assert trace is not None and trace.outcome == "stored"
+        assert (line.count("stored"), line.count("duplicate")) == (1, 0)
+        assert line.acked == [(0, 0)] and len(await line.inbox("ann")) == 1
 
 
 async def test_finish_works_off_what_is_in_hand_and_takes_no_more(autojump_clock: MockClock) -> None:

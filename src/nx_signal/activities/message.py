@@ -5,6 +5,7 @@ surrogate, no number beyond 64 bits, no endless nesting."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -89,6 +90,22 @@ def decode(record: Record, known: Container[str]) -> Activity | UnknownType:
     Scope `merchant` without a merchantId and scope `users` without recipientIds are well-formed: they
     name nobody. Raises MessageRejected."""
     return _decode(record.value, record.position, record.headers, known)
+
+
+def glimpse(record: Record) -> tuple[str, str | None]:
+    """(activity id, eventType) of a record that `decode` does not take, as far as they can be read: its
+    position stands in for an id."""
+    event_id = _readable_id(record.value)
+    if event_id is None:
+        with contextlib.suppress(MessageRejected):
+            event_id = _header_id(record.headers)
+    try:
+        type = _typed.decode(record.value).event_type
+    except (ValueError, RecursionError):
+        type = None
+    if type is not None and _UNSTORABLE.search(type):
+        type = None
+    return event_id or str(record.position), type
 
 
 def check(value: bytes, known: Container[str] | None = None) -> None:
@@ -278,8 +295,13 @@ def _header_id(headers: Mapping[str, bytes]) -> str | None:
 
 def _event_id(message: bytes) -> str:
     """Of a message that `check` took; one of an unknown type may still hold anything there."""
+    return _readable_id(message) or str(uuid.uuid4())
+
+
+def _readable_id(message: bytes) -> str | None:
+    """The eventId, None where there is none that can be an id."""
     try:
         event_id = _identified.decode(message).event_id
-    except ValueError:
-        event_id = None
-    return event_id if event_id and not _UNSTORABLE.search(event_id) else str(uuid.uuid4())
+    except (ValueError, RecursionError):
+        return None
+    return event_id if event_id and not _UNSTORABLE.search(event_id) else None
