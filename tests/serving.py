@@ -201,7 +201,8 @@ def deployed(
 
 
 class Reader:
-    """A client that comes back: `revs` are those of the log's frames, in the order they arrived."""
+    """A client that comes back: `revs` are those of the log's frames, in the order they arrived, and
+    `arrived_s` the moments (time.monotonic)."""
 
     def __init__(self, user: str, token: str, instance: Instance) -> None:
         self.user = user
@@ -209,6 +210,8 @@ class Reader:
         self.instance = instance
         self.revs: list[int] = []
         self.activities: list[str] = []
+        self.arrived_s: list[float] = []
+        self.connections = 0
         self.connected = trio.Event()
 
     async def run(self) -> None:
@@ -216,12 +219,14 @@ class Reader:
             try:
                 resume = self.revs[-1] if self.revs else 0
                 async with open_stream(self.instance.stream_url, self.token, resume=resume) as stream:
+                    self.connections += 1
                     self.connected.set()
                     while True:
                         frame = await stream.receive()
                         if frame.event.rpartition("/")[2] in LOG:
                             self.revs.append(frame.data["rev"])
                             self.activities.append(frame.data["data"]["payment"]["subject"])
+                            self.arrived_s.append(time.monotonic())
             except (StreamClosed, StreamUnavailable, HandshakeRefused):
                 await trio.sleep(0.1)
 
