@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from nx_signal.adapters.memory.relay import MemoryBroker
 from nx_signal.adapters.memory.store import MemoryDatabase
-from nx_signal.model import Dispatch
+from nx_signal.model import Dispatch, SessionState
 from nx_signal.ports import RelayEvent
 from nx_signal.stream.hub import Hub
 from nx_signal.stream.operator import Operator
@@ -156,6 +156,34 @@ async def test_an_instance_of_another_release_is_named_as_unanswered(autojump_cl
         world.b.hub.on_question = lambda question, data: ["something else"]
         page = await world.a.operator.clients(None, None, 100, None)
         assert page.unanswered == ("b",)
+
+
+async def test_the_sessions_of_users_are_told_by_every_instance_with_where_they_stand(
+    autojump_clock: MockClock,
+) -> None:
+    async with three() as world:
+        here, there = world.a.connect("u1"), world.c.connect("u1")
+        world.b.connect("u2")
+        there.session.since, there.session.rev, there.session.behind = 3, 5, True
+        live = await world.a.operator.sessions_of(["u1", "nobody"])
+        assert live.unanswered == ()
+        assert live.sessions == (
+            SessionState(here.session.client_id, "a", "u1", now(), 0, 0, False, False, 0),
+            SessionState(there.session.client_id, "c", "u1", now(), 3, 5, True, False, 0),
+        )
+        there.session.end((1001, "gone"))
+        live = await world.a.operator.sessions_of(["u1", "u2"])
+        assert [(s.server_id, s.user_id) for s in live.sessions] == [("a", "u1"), ("b", "u2")]
+
+
+async def test_an_instance_that_does_not_tell_its_sessions_is_named(autojump_clock: MockClock) -> None:
+    async with three() as world:
+        here = world.a.connect("u1")
+        world.b.hub.on_question = lambda question, data: None  # an older release
+        world.broker.cut("c")
+        live = await world.a.operator.sessions_of(["u1"])
+        assert [session.client_id for session in live.sessions] == [here.session.client_id]
+        assert live.unanswered == ("b", "c")
 
 
 async def test_sends_and_disconnects_reach_the_client_s_instance(autojump_clock: MockClock) -> None:

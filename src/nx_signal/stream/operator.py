@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
-from nx_signal.model import Dispatch, Json
+from nx_signal.model import Dispatch, Json, LiveSessions, SessionState
 from nx_signal.stream.hub import Hub
 from nx_signal.stream.session import Session
 from nx_signal.stream.topics import DISCONNECT, stamp
@@ -16,6 +16,8 @@ from nx_signal.stream.topics import DISCONNECT, stamp
 MAX_CLIENTS = 100
 """In one page, and so in one answer of an instance."""
 MAX_ROOMS_SHOWN = 100
+MAX_SESSIONS = 200
+"""In one answer of an instance to the question for some users' sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,10 @@ class _Query(msgspec.Struct, rename="camel"):
 
 class _Which(msgspec.Struct):
     id: str
+
+
+class _Users(msgspec.Struct, rename="camel"):
+    user_ids: list[str]
 
 
 class _Part(msgspec.Struct):
@@ -85,6 +91,17 @@ class Operator:
         found = (client for client in answers.of.values() if isinstance(client, dict))
         return next(found, None), answers.silent
 
+    async def sessions_of(self, user_ids: Sequence[str]) -> LiveSessions:
+        """How far the clients of these users are in their inboxes' logs, on every instance."""
+        answers = await self._hub.peers.ask("sessions", {"userIds": list(user_ids)})
+        sessions, unanswered = self._sessions_here(user_ids), list(answers.silent)
+        for server_id, answer in answers.of.items():
+            try:
+                sessions += msgspec.convert(answer, list[SessionState])
+            except msgspec.ValidationError:  # an instance of another release
+                unanswered.append(server_id)
+        return LiveSessions(tuple(sessions), tuple(sorted(unanswered)))
+
     async def broadcast(self, topic: str, data: bytes) -> None:
         await self._hub.send(Dispatch("broadcast", None, topic, data))
 
@@ -105,6 +122,8 @@ class Operator:
             if question == "client":
                 session = self._hub.session(msgspec.convert(data, _Which).id)
                 return None if session is None else self._shown(session)
+            if question == "sessions":
+                return msgspec.to_builtins(self._sessions_here(msgspec.convert(data, _Users).user_ids))
         except msgspec.ValidationError:
             pass
         return None
@@ -114,6 +133,23 @@ class Operator:
         later = sorted((s for s in sessions if s.client_id > (query.after or "")), key=lambda s: s.client_id)
         shown = [self._shown(session) for session in later[: query.limit]]
         return _Part(shown, len(sessions), len(later) > query.limit)
+
+    def _sessions_here(self, user_ids: Sequence[str]) -> list[SessionState]:
+        found = [s for user_id in user_ids for s in self._hub.find(user_id, None) if s.live]
+        return [
+            SessionState(
+                client_id=session.client_id,
+                server_id=self._hub.server_id,
+                user_id=session.user_id,
+                connected_at=session.connected_at,
+                since=session.since,
+                rev=session.rev,
+                behind=session.behind,
+                lagging=session.lagging,
+                queued_bytes=session.wire.queued_bytes,
+            )
+            for session in found[:MAX_SESSIONS]
+        ]
 
     def _shown(self, session: Session) -> dict[str, Json]:
         return {

@@ -40,6 +40,7 @@ class Session:
         "resuming",
         "rev",
         "rooms",
+        "since",
         "wire",
     )
 
@@ -60,6 +61,8 @@ class Session:
         self.rooms: set[str] = {self.client_id, *DEFAULT_ROOMS, inbox_room(principal.user_id)}
         self.rev = 0
         """the last revision handed to the wire"""
+        self.since = 0
+        """what was written up to this revision is the client's to fetch; what came after it is pushed"""
         self.behind = False
         """a change is known of that is not the next one: the store is asked"""
         self.lagging = False
@@ -96,13 +99,14 @@ class Session:
     def begin(self, rev: int) -> None:
         """`connected` is on the wire: pushes flow. `rev`: the inbox's, read after registering."""
         self._live = True
-        self.rev = rev
+        self.rev = self.since = rev
         if self.behind:
             self._wants_heal(self)
 
     def resume(self, rev: int) -> None:
         """Replay what came after `rev`, then a `state`."""
         self.rev = rev
+        self.since = min(self.since, rev)
         self._asked_at = None
         self._ahead.clear()
         self.resuming = self.behind = True
@@ -166,7 +170,7 @@ class Session:
             # Too far behind, or ahead of a store that was restored: the client refetches.
             if not self._push_state(head, reset=True):
                 return
-            self.rev = head.rev
+            self.rev = self.since = head.rev
         else:
             for change in backlog.changes:
                 if change.rev == self.rev + 1 and not self._push_change(change.rev, encode(change)):
