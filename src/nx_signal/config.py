@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from nx_signal.errors import SettingsError
@@ -55,7 +56,8 @@ def _url(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         try:
             parts = urlsplit(text)
-            _ = parts.port
+            if "+" not in parts.scheme:  # those name several hosts, which the adapter takes apart
+                _ = parts.port
         except ValueError:
             raise ValueError(expected) from None
         if parts.scheme not in schemes or not (parts.netloc or parts.path):
@@ -153,8 +155,12 @@ class Settings:
     redis_url: str | None = _setting(
         "REDIS_URL",
         None,
-        _url("redis", "rediss", "unix"),
-        "Redis as the relay between instances, instead of one process by itself.",
+        _url(
+            *("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"),
+            *("redis+cluster", "rediss+cluster"),
+        ),
+        "Redis as the relay between instances, instead of one process by itself: one server, "
+        "redis+sentinel://host:port,.../service or redis+cluster://host:port,...; rediss for TLS.",
         secret=True,
     )
     kafka_bootstrap_servers: str | None = _setting(
@@ -288,10 +294,11 @@ def flag_of(field_name: str) -> str:
 
 def redact(url: str) -> str:
     """The URL without its user's password and without its query, which may hold one too."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    netloc = f"{user.partition(':')[0]}:***{at}{host}" if at else host
-    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+    scheme, mark, rest = url.partition("://")
+    # Not by urlsplit: an unescaped / in a password would end the host there, and show the rest of it.
+    user, at, where = re.split("[?#]", rest, maxsplit=1)[0].rpartition("@")
+    shown_user = f"{user.partition(':')[0]}:***" if at else ""
+    return f"{scheme}{mark}{shown_user}{at}{where}" if mark else "***"
 
 
 def settings_table() -> str:

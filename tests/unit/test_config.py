@@ -113,6 +113,28 @@ def test_an_address_without_a_password_is_shown_as_it_is() -> None:
     assert redact("redis://cache:6379/0") == "redis://cache:6379/0"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis+sentinel://u:hunter2@a:1,b:2/main/0?x=hunter3", "redis+sentinel://u:***@a:1,b:2/main/0"),
+        ("rediss+cluster://:hunter2,@a:1,b:2", "rediss+cluster://:***@a:1,b:2"),
+        ("redis+cluster://a:1,[::1]:2,c", "redis+cluster://a:1,[::1]:2,c"),
+        ("redis+cluster://:hun/ter2@a:1", "redis+cluster://:***@a:1"),
+        ("redis:hunter2@a", "***"),
+    ],
+)
+def test_a_password_is_hidden_whatever_stands_around_it(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis+sentinel://a:1,b:2/main", "rediss+sentinel://a/main", "redis+cluster://u:p@a:1,b:2", "unix:///s"],
+)
+def test_redis_may_be_several_servers(url: str) -> None:
+    assert Settings.load({"redis_url": url}, {}).redis_url == url
+
+
 def test_every_setting_has_a_variable_a_flag_and_a_word_of_help() -> None:
     variables = [field.metadata["env"] for field in dataclasses.fields(Settings)]
     assert len(set(variables)) == len(variables)

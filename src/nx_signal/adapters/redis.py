@@ -1,4 +1,4 @@
-"""The relay over Redis pub/sub (CONTRACT §2).
+"""The relay over Redis pub/sub (CONTRACT §2), on one server, behind sentinels or in a cluster.
 
 Two connections: one subscribed, one publishing. redis-py's own PubSub would subscribe again silently
 after a drop and hide what was lost meanwhile; with bare connections a drop is an error, RelayLost."""
@@ -10,30 +10,32 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import structlog
 import trio
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.exceptions import (
-    AuthenticationError,
-    AuthenticationWrongNumberOfArgsError,
-    AuthorizationError,
-    NoPermissionError,
-    RedisError,
-    ResponseError,
-)
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
 
-from nx_signal.adapters._aio import Border, DriverCancelled, close_within, open_border
+from nx_signal.adapters._aio import Border, close_within, open_border
 from nx_signal.adapters._channels import TARGETLESS, Wanted, channel_of
+from nx_signal.adapters._redis_address import (
+    CONNECT_TIMEOUT_S,
+    LOSSES,
+    REFUSALS,
+    SEED_TIMEOUT_S,
+    Command,
+    Server,
+    aio_send,
+    servers_of,
+    why,
+)
 from nx_signal.errors import RelayLost, SettingsError
 from nx_signal.model import Dispatch, TargetKind
 from nx_signal.ports import Listening, Received, RelayEvent
 
 log = structlog.get_logger()
 
-CONNECT_TIMEOUT_S = 5.0
 WRITE_TIMEOUT_S = 10.0
 """For one batch out and its answers; a server that takes longer is as good as gone."""
 CLOSE_TIMEOUT_S = 2.0
@@ -122,7 +124,8 @@ def decode_message(channel: str, payload: bytes) -> Dispatch:
 
 
 class RedisRelay:
-    """A Relay on a Redis server. `url`: redis://, rediss:// or unix://."""
+    """A Relay on Redis. `url`: redis://, rediss:// or unix://; with several hosts redis+sentinel:// or
+    redis+cluster://, and both with rediss."""
 
     def __init__(self, url: str, server_id: str) -> None:
         self._url = url
@@ -175,7 +178,9 @@ class _Link:
         self._border = border
         self._server_id = server_id
         self._wanted = wanted
-        self._make, self._options, self._address = _how_to_connect(url)
+        self._servers = servers_of(url)
+        self._address = self._servers.shown
+        """as sentences call it; once connected, the server itself"""
         self._subscriber: AbstractConnection | None = None
         self._publisher: AbstractConnection | None = None
         self._transports: list[asyncio.WriteTransport] = []
@@ -191,18 +196,12 @@ class _Link:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (
-            AuthenticationError,
-            AuthenticationWrongNumberOfArgsError,
-            AuthorizationError,
-            NoPermissionError,
-        ) as error:
+        except REFUSALS as error:
             raise SettingsError(
                 f"Redis at {self._address} refuses this user: {error} Check APP_ENV_REDIS_URL."
             ) from None
-        except (RedisError, OSError, TimeoutError, DriverCancelled, ValueError) as error:
-            # ValueError: asyncio's reader, when the peer speaks something else than Redis' protocol
-            raise RelayLost(f"Redis at {self._address} is lost: {_why(error)}") from None
+        except LOSSES as error:
+            raise RelayLost(f"Redis at {self._address} is lost: {why(error)}") from None
 
     # --- the tasks, on Trio's side ---
 
@@ -210,7 +209,7 @@ class _Link:
         with self._translated():
             try:
                 await self._border.call(self._aio_connect)
-            except (NoPermissionError, AuthenticationWrongNumberOfArgsError):
+            except REFUSALS:
                 raise
             except ResponseError as error:  # such as: no such database
                 raise SettingsError(
@@ -232,10 +231,10 @@ class _Link:
 
     async def subscribe(self) -> None:
         """The ping after the first subscriptions is answered after them: then they are in force."""
-        fence: list[Sequence[str | bytes]] = [("PING",)]
+        fence: list[Command] = [("PING",)]
         while True:
             dropped, added = self._wanted.take()
-            commands: list[Sequence[str | bytes]] = [
+            commands: list[Command] = [
                 *_about("UNSUBSCRIBE", dropped),
                 *_about("SUBSCRIBE", added),
                 *fence,
@@ -247,10 +246,11 @@ class _Link:
             await self._wanted.changed()
 
     async def publish(self, outbound: trio.MemoryReceiveChannel[tuple[Dispatch, ...]]) -> None:
-        """One pipeline for all that waits; now and then a ping, or the server may close an idle one."""
+        """One pipeline for all that waits; now and then the check, which also keeps an idle one open."""
+        check_at_s = trio.current_time() + PING_EVERY_S
         while True:
             batch: list[Dispatch] = []
-            with trio.move_on_after(PING_EVERY_S):
+            with trio.move_on_at(check_at_s):
                 try:
                     batch.extend(await outbound.receive())
                     while len(batch) < MAX_PUBLISHED:
@@ -262,9 +262,13 @@ class _Link:
                         await trio.sleep_forever()
             commands = [command for dispatch in batch if (command := self._publication(dispatch))]
             with self._translated():
-                await self._border.call(self._aio_ask, commands or [("PING",)])
+                if commands:
+                    await self._border.call(self._aio_ask, commands)
+                if trio.current_time() >= check_at_s:
+                    await self._border.call(self._aio_check)
+                    check_at_s = trio.current_time() + PING_EVERY_S
 
-    def _publication(self, dispatch: Dispatch) -> tuple[str | bytes, ...] | None:
+    def _publication(self, dispatch: Dispatch) -> Command | None:
         try:
             return "PUBLISH", channel_of(dispatch).encode(), encode_message(dispatch, self._server_id)
         except UnicodeEncodeError:
@@ -326,13 +330,34 @@ class _Link:
     # --- over the border ---
 
     async def _aio_connect(self) -> None:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            self._subscriber = self._make(**self._options)
-            self._publisher = self._make(**self._options)
+        """To the first candidate that answers and is the one to be at."""
+        *others, last = await self._servers.aio_candidates()
+        for server in others:
+            try:
+                await self._aio_connect_to(server, SEED_TIMEOUT_S)
+            except (ResponseError, *REFUSALS):
+                raise
+            except LOSSES as error:
+                log.info("relay_passes_on", server=server.shown, why=why(error))
+                await self.aio_close()
+            else:
+                return
+        await self._aio_connect_to(last, CONNECT_TIMEOUT_S)
+
+    async def _aio_connect_to(self, server: Server, timeout_s: float) -> None:
+        self._address = server.shown
+        async with asyncio.timeout(timeout_s):
+            self._subscriber = server.connection()
+            self._publisher = server.connection()
             for connection in (self._subscriber, self._publisher):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 assert connection._writer is not None  # noqa: S101 - connected
                 self._transports.append(connection._writer.transport)
+            await self._aio_check()
+        log.info("relay_connected", server=server.shown)
+
+    async def _aio_check(self) -> None:
+        self._servers.verify(await self._aio_ask([self._servers.check]))
 
     async def _aio_read(self) -> None:
         """Gather what comes until the connection ends. No crossing for a message: Trio's side takes
@@ -362,19 +387,21 @@ class _Link:
             self._arrived.append(_Arrived(channel, payload))
         self._something_arrived.set()
 
-    async def _aio_tell(self, commands: Sequence[Sequence[str | bytes]]) -> None:
+    async def _aio_tell(self, commands: Sequence[Command]) -> None:
         """Send on the subscribed connection; the answers come to `_aio_read`."""
         assert self._subscriber is not None  # noqa: S101 - connected before
         async with asyncio.timeout(WRITE_TIMEOUT_S):
-            await _send(self._subscriber, commands)
+            await aio_send(self._subscriber, commands)
 
-    async def _aio_ask(self, commands: Sequence[Sequence[str | bytes]]) -> None:
-        """Send on the publishing connection and read the answers."""
+    async def _aio_ask(self, commands: Sequence[Command]) -> object:
+        """Send on the publishing connection and read the answers; the last one."""
         assert self._publisher is not None  # noqa: S101 - connected before
         async with asyncio.timeout(WRITE_TIMEOUT_S):
-            await _send(self._publisher, commands)
+            await aio_send(self._publisher, commands)
+            answer: object = None
             for _ in commands:
-                await self._publisher.read_response(disable_decoding=True)
+                answer = await self._publisher.read_response(disable_decoding=True)
+            return answer
 
     async def aio_close(self) -> None:
         for connection in (self._subscriber, self._publisher):
@@ -383,41 +410,13 @@ class _Link:
         for transport in self._transports:
             # A close would wait, for ever, until a frozen peer has read what is under way to it.
             transport.abort()
+        self._transports.clear()
         await asyncio.sleep(0)  # which closes the sockets
 
 
-def _how_to_connect(url: str) -> tuple[type[AbstractConnection], dict[str, Any], str]:
-    """(connection class, its arguments, the address to show). Raises SettingsError."""
-    try:
-        options: dict[str, Any] = dict(parse_url(url))
-        make: type[AbstractConnection] = options.pop("connection_class", Connection)
-        options |= {
-            "protocol": 2,  # subscriptions and messages are answers like any other
-            "socket_timeout": None,  # a cancellation can get lost in it; all calls are bounded by us
-            "socket_connect_timeout": CONNECT_TIMEOUT_S,
-            "health_check_interval": 0,
-        }
-        make(**options)
-    except (TypeError, ValueError, RedisError) as error:
-        raise SettingsError(f"APP_ENV_REDIS_URL has a part that is not understood: {error}") from None
-    address = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return make, options, address
-
-
-async def _send(connection: AbstractConnection, commands: Sequence[Sequence[str | bytes]]) -> None:
-    if not connection.is_connected:
-        raise ConnectionResetError("the connection is closed")  # redis-py would open a new one
-    packed = b"".join(part for command in commands for part in connection.pack_command(*command))
-    await connection.send_packed_command(packed, check_health=False)
-
-
-def _about(verb: str, channels: frozenset[str]) -> Iterator[Sequence[str | bytes]]:
+def _about(verb: str, channels: frozenset[str]) -> Iterator[Command]:
     """The commands that (un)subscribe these channels, MAX_CHANNELS in each."""
     # A name that is no text reaches nobody; it must not take the others with it.
     ordered = sorted(channel.encode(errors="replace") for channel in channels)
     for start in range(0, len(ordered), MAX_CHANNELS):
         yield verb, *ordered[start : start + MAX_CHANNELS]
-
-
-def _why(error: BaseException) -> str:
-    return str(error) or type(error).__name__
