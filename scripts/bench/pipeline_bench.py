@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import machine
 
 from nx_signal.identity.issuer import open_issuer
 
@@ -47,7 +48,6 @@ from services import (  # noqa: E402 - the tests' services, from the folder abov
 READY_S = 30.0
 PHASE_S = 120.0
 STOP_S = 30.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 # --- processes -------------------------------------------------------------------------------------
@@ -119,18 +119,6 @@ def is_ready(port: str) -> bool:
         return False
 
 
-def cpu_s(pids: Iterable[int]) -> float:
-    """User and system time of these processes and of their descendants."""
-    total = 0
-    for each in {*pids, *(child for pid in pids for child in children_of(pid))}:
-        try:
-            fields = Path("/proc", str(each), "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS
-
-
 def batches(port: int) -> tuple[float, float]:
     """(how many, seconds in them) so far, by the server's own metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
@@ -170,15 +158,16 @@ class Bench:
         expected = count * self.options.recipients
         self.listeners.order(phase=name, rows=expected)
         self.listeners.answer()
-        before = {process: cpu_s(pids) for process, pids in self.processes.items()}
+        before = {process: machine.cpu_s(pids) for process, pids in self.processes.items()}
         batches_before = batches(self.port)
+        others = machine.Others([os.getpid()])
         began_s = time.perf_counter()
         self.producer.order(phase=name, rate=rate, count=count)
         self.rows += expected
         stored_s = self._until_stored(began_s) if rate is None else None
         read = self.listeners.answer()
         took_s = time.perf_counter() - began_s
-        after = {process: cpu_s(pids) for process, pids in self.processes.items()}
+        after = {process: machine.cpu_s(pids) for process, pids in self.processes.items()}
         number, seconds = (b - a for a, b in zip(batches_before, batches(self.port), strict=True))
         return {
             **read,
@@ -186,6 +175,7 @@ class Bench:
             "activities": count,
             "produced": self.producer.answer(),
             "stored_s": stored_s,
+            "others": others.cores(),
             "signal_us": (after["signal"] - before["signal"]) / expected * 1e6,
             "cores": {process: (after[process] - before[process]) / took_s for process in after},
             "activities_per_batch": count / number,
@@ -277,20 +267,19 @@ def run(options: argparse.Namespace) -> None:
         store = Store(stack, database)
         bench = Bench(options, store, port, producer, listeners, processes)
         bench.phase("warm-up", options.rate, int(options.rate))
-        load = os.getloadavg()[0]
         results = [bench.phase("steady", options.rate, int(options.rate * options.seconds))]
         if options.flood:
             results.append(bench.phase("flat out", None, options.flood))
         rows = store.value("SELECT count(*) FROM activity_notification")
         assert rows == bench.rows, f"{rows} rows instead of {bench.rows}"
-        report(options, load, results)
+        report(options, results)
 
 
-def report(options: argparse.Namespace, load: float, results: list[dict[str, Any]]) -> None:
+def report(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     print(
         f"{options.recipients} recipients an activity, {options.merchants * options.recipients} clients, "
-        f"{options.partitions} partitions, {'Apache Kafka' if options.apache else 'Tansu'}; "
-        f"load {load:.2f} before\n"
+        f"{options.partitions} partitions, {'Apache Kafka' if options.apache else 'Tansu'}, "
+        f"{machine.CORES} cores\n"
     )
     print(f"{'':34}" + "".join(f"{r['phase']:>12}" for r in results))
 
@@ -321,6 +310,7 @@ def report(options: argparse.Namespace, load: float, results: list[dict[str, Any
     line("signal: CPU µs/row", [f"{r['signal_us']:.0f}" for r in results])
     for process in results[0]["cores"]:
         line(f"cores: {process}", [f"{r['cores'][process]:.2f}" for r in results])
+    line("cores: other programs", [f"{r['others']:.2f}" for r in results])
 
 
 def main() -> None:

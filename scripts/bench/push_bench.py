@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import machine
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
@@ -336,7 +337,7 @@ async def rounds(bench: Bench, options: argparse.Namespace) -> None:
             await bench.measure(case, way)  # warm up
     results: dict[tuple[str, str], list[Result]] = {(case, way): [] for case in CASES for way in WAYS}
     order = deque(WAYS)
-    began_s = time.monotonic()
+    began_s, others = time.monotonic(), machine.Others([os.getpid()])
     for _ in range(options.rounds):
         if time.monotonic() - began_s > ROUNDS_S:
             break
@@ -344,7 +345,7 @@ async def rounds(bench: Bench, options: argparse.Namespace) -> None:
             for way in order:
                 results[case, way].append(await bench.measure(case, way))
         order.rotate()
-    report(bench, options, results)
+    report(bench, options, results, others.cores())
     if options.profile:
         for case in CASES:
             profile = cProfile.Profile(time.process_time)
@@ -353,11 +354,14 @@ async def rounds(bench: Bench, options: argparse.Namespace) -> None:
             pstats.Stats(profile).sort_stats("tottime").print_stats(options.profile_lines)
 
 
-def report(bench: Bench, options: argparse.Namespace, results: dict[tuple[str, str], list[Result]]) -> None:
+def report(
+    bench: Bench, options: argparse.Namespace, results: dict[tuple[str, str], list[Result]], others: float
+) -> None:
     pushes = options.bursts * options.clients
+    done = len(results["to all", "signal"])
     print(
-        f"{options.clients} clients, {len(results['to all', 'signal'])} rounds of {pushes} pushes a way, load "
-        f"{os.getloadavg()[0]:.2f}; {bench.opened} sampled frames opened, all in order\n"
+        f"{options.clients} clients, {done} rounds of {pushes} pushes a way; {bench.opened} sampled frames "
+        f"opened, all in order; other programs took {others:.2f} of {machine.CORES} cores\n"
     )
     print(
         f"{'':24}{'CPU µs/push':>12}{'pushes/s/core':>15}{'wall µs/push':>14}{'bytes':>7}"
