@@ -32,6 +32,7 @@ from nx_signal.activities.pipeline import Pipeline
 from nx_signal.activities.registry import Registry
 from nx_signal.adapters.jwks import JwksUrl
 from nx_signal.adapters.kafka import KafkaSource
+from nx_signal.adapters.kafka_security import KafkaSecurity
 from nx_signal.adapters.memory.relay import LocalRelay
 from nx_signal.adapters.postgres.store import open_postgres
 from nx_signal.adapters.redis import RedisRelay
@@ -45,7 +46,8 @@ from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import Dispatch
 from nx_signal.ports import Batch, Database, Relay, RelayEvent, Source
-from nx_signal.rest.app import Api, create_app
+from nx_signal.rest.access import Api, RequestLimits
+from nx_signal.rest.app import create_app
 from nx_signal.rest.http import Http
 from nx_signal.stream.connection import StreamParts, StreamServer
 from nx_signal.stream.hub import Hub
@@ -148,6 +150,17 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
     return open_sqlite(settings.data_dir / "signal.db", now)
 
 
+def kafka_security(settings: Settings) -> KafkaSecurity:
+    """Raises SettingsError for settings that do not belong together."""
+    return KafkaSecurity(
+        settings.kafka_security_protocol,
+        settings.kafka_sasl_mechanism,
+        settings.kafka_sasl_username,
+        settings.kafka_sasl_password,
+        settings.kafka_ssl_cafile,
+    )
+
+
 def compose(
     settings: Settings,
     database: Database,
@@ -168,6 +181,7 @@ def compose(
                 settings.kafka_client_id,
                 settings.kafka_fallback_mode,
                 settings.kafka_session_timeout_ms,
+                kafka_security(settings),
             ),
         )
     relay: Relay = RedisRelay(settings.redis_url, server_id) if settings.redis_url else LocalRelay()
@@ -193,9 +207,10 @@ def compose(
         sweep_s=settings.sweep_s,
     )
     registry = Registry.discover()
+    renderer = Renderer(registry, settings.time_zone)
     pipeline = Pipeline(
         registry=registry,
-        renderer=Renderer(registry, settings.time_zone),
+        renderer=renderer,
         database=database,
         announce=hub.announce,
         health=health,
@@ -206,8 +221,10 @@ def compose(
         inbox=Inbox(database.inbox, hub.announce),
         journal=journal,
         split_activities=partial(split, known=registry.names),
+        renderer=renderer,
         tokens=tokens,
         access=Access(database.directory),
+        limits=RequestLimits(settings.rate_factor),
         operator=Operator(hub),
         health=health,
         metrics=metrics,

@@ -15,6 +15,8 @@ import trio
 from trio.testing import MockClock
 
 from nx_signal.activities import message
+from nx_signal.activities.content import Renderer
+from nx_signal.activities.registry import Registry
 from nx_signal.adapters.memory.store import MemoryDatabase
 from nx_signal.config import Settings
 from nx_signal.errors import IssuerUnavailable
@@ -25,12 +27,14 @@ from nx_signal.inbox.service import Inbox
 from nx_signal.model import Change, Created, Draft, Grant, Json, Roster
 from nx_signal.ports import Journal
 from nx_signal.rest import app as rest_app
-from nx_signal.rest.app import Api, create_app
+from nx_signal.rest.access import Api, RequestLimits
+from nx_signal.rest.app import create_app
 from nx_signal.stream.operator import ClientsPage
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
 
 BASE = "/v1/api/signal"
+RENDERER = Renderer(Registry.shipped(), "UTC")
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ACTIVITY = {
     "eventType": "PAYMENT_SUCCESS",
@@ -119,6 +123,7 @@ class Desk:
             inbox=Inbox(self.database.inbox, self.announced.extend),
             journal=cast(Journal, self.journal),
             split_activities=partial(message.split, known=None),
+            renderer=RENDERER,
             tokens=TokenVerifier(
                 issuer,
                 now=lambda: self.stamp,
@@ -128,6 +133,7 @@ class Desk:
                 trusted_grants=True,
             ),
             access=Access(self.database.directory),
+            limits=RequestLimits(settings.get("rate_factor", 1.0)),
             operator=cast("Any", self.operator),
             health=self.health,
             metrics=self.metrics,
@@ -345,7 +351,10 @@ async def test_a_deleted_notification_is_gone(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("DELETE", ""), ("PATCH", "/mark-read")])
-async def test_another_users_notification_answers_exactly_as_none(desk: Desk, method: str, path: str) -> None:
+async def test_another_users_notification_answers_exactly_as_none(
+    issuer: Issuer, method: str, path: str
+) -> None:
+    desk = Desk(issuer, rate_factor=0.0)
     (id,) = await desk.give(("u1", "A", None))
     replies = [
         await desk.call(method, f"{BASE}/notifications/{some}{path}", "u2", headers={"X-Request-Id": "r"})
@@ -443,7 +452,9 @@ def test_no_private_route_is_missing_above(desk: Desk) -> None:
     routes = {
         (method, PARAMETER.sub("1", rule.rule.removeprefix(BASE)))
         for rule in desk.app.url_map.iter_rules()
-        if rule.rule.startswith(BASE) and not rule.rule.endswith("/status")
+        if rule.rule.startswith(BASE)
+        and not rule.rule.endswith("/status")
+        and not rule.rule.startswith(f"{BASE}/doc")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     assert routes == set(PRIVATE)

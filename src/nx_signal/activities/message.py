@@ -61,7 +61,9 @@ class _Identified(msgspec.Struct, rename="camel"):
     event_id: Id | None = None
 
 
-class _Wire(msgspec.Struct, rename="camel"):
+class ActivityMessage(msgspec.Struct, rename="camel"):
+    """One activity (CONTRACT §3): what happened, and whom it concerns. Further fields are let through."""
+
     event_type: Id
     recipient_scope: Scope
     actor_id: Id
@@ -79,7 +81,7 @@ S = TypeVar("S")
 
 _typed = msgspec.json.Decoder(_Typed)
 _identified = msgspec.json.Decoder(_Identified)
-_wire = msgspec.json.Decoder(_Wire)
+_wire = msgspec.json.Decoder(ActivityMessage)
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 
 

@@ -20,6 +20,9 @@ class Inbox:
         self._store = store
         self._announce = announce
 
+    async def head(self, user_id: str) -> Head:
+        return (await self._store.heads([user_id]))[user_id]
+
     async def page(
         self, user_id: str, where: InboxFilter, limit: int, before_rev: int | None = None, skip: int = 0
     ) -> InboxPage:

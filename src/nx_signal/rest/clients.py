@@ -2,23 +2,98 @@
 
 from __future__ import annotations
 
-import re
+from typing import Annotated, Any, Literal
 
 import msgspec
-from quart import Blueprint, Response, request
+from msgspec import UNSET, Meta, Struct, UnsetType
+from quart import Blueprint
 
 from nx_signal.model import Json
-from nx_signal.rest import queries
-from nx_signal.rest.access import Api, require
+from nx_signal.rest.access import Api
 from nx_signal.rest.problems import Problem
-from nx_signal.rest.shapes import answer, json_object
+from nx_signal.rest.queries import DEFAULT_LIMIT
+from nx_signal.rest.route import Call, Example, route
+from nx_signal.rest.shapes import Count, PlainText, Time
 from nx_signal.stream.operator import MAX_CLIENTS
 from nx_signal.stream.topics import DISCONNECT
 
 MAX_DATA_BYTES = 65_536
 """Of one send: sealed and in base64 it stays below what a client accepts in one frame."""
 
-_CLIENT_ID = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
+ClientId = Annotated[str, Meta(pattern="^[A-Za-z0-9-]{1,64}$", description="As the list shows it.")]
+CLIENT_PATH = {"client_id": ClientId}
+ROOM_PATH = {"room_name": PlainText}
+
+
+class ClientsParameters(Struct, rename="camel"):
+    """Which clients, and which page of them."""
+
+    user_id: PlainText | UnsetType = UNSET
+    room: PlainText | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=MAX_CLIENTS, description="Clients of a page.")] = DEFAULT_LIMIT
+    cursor: ClientId | UnsetType = UNSET
+
+
+class Client(Struct, rename="camel"):
+    """One authenticated connection. `queued`: bytes that it has not taken yet."""
+
+    id: str
+    user_id: str
+    rooms: list[str]
+    state: str
+    encrypted: bool
+    connected_at: Time
+    last_activity: Time
+    server_id: str
+    queued: Count
+
+
+class ClientPage(Struct, rename="camel"):
+    """Ordered by id. `unanswered`: instances whose clients are missing, as they did not answer in time."""
+
+    data: list[Client]
+    total: Count
+    next_cursor: str | None
+    unanswered: list[str]
+
+
+class StreamStatus(Struct, rename="camel"):
+    """Of this instance, and how many instances it knows of, itself included."""
+
+    status: Literal["ok"]
+    server_id: str
+    instances: Count
+    clients: Count
+    users: Count
+    rooms: Count
+    started_at: Time | None
+
+
+class Send(Struct):
+    """An event for clients: they see `{"event": topic, "data": data}`."""
+
+    topic: PlainText
+    data: Any = None
+
+
+class Accepted(Struct):
+    accepted: Literal[True] = True
+
+
+_CLIENT_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+_CLIENT = {
+    "id": _CLIENT_ID,
+    "userId": "ann",
+    "rooms": ["signal/notification/ann", "ws-default", "ws-notification"],
+    "state": "authenticated",
+    "encrypted": True,
+    "connectedAt": "2026-01-01T12:00:00.000Z",
+    "lastActivity": "2026-01-01T12:00:00.000Z",
+    "serverId": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
+    "queued": 0,
+}
+_SEND = {"topic": "shop/notice", "data": {"text": "Closing in ten minutes."}}
+_DONE = {"accepted": True}
 
 
 def clients(api: Api) -> Blueprint:
@@ -26,79 +101,135 @@ def clients(api: Api) -> Blueprint:
     operator = api.operator
 
     @routes.get("/status")
-    async def status() -> Response:
-        return answer(dict(operator.status()))  # public
+    @route(
+        api,
+        "Status of the stream",
+        public=True,
+        answers={200: StreamStatus},
+        example=Example(
+            answer={
+                "status": "ok",
+                "serverId": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
+                "instances": 1,
+                "clients": 1,
+                "users": 1,
+                "rooms": 3,
+                "startedAt": "2026-01-01T12:00:00.000Z",
+            }
+        ),
+    )
+    async def status(call: Call[None, None]) -> Json:
+        """Public."""
+        return dict(operator.status())
 
     @routes.get("")
-    async def list_() -> Response:
-        await require(api, "WebSocketClient.find")
-        given = {name: value for name, value in request.args.items() if value}
-        limit = queries.digits("limit", given.get("limit", str(queries.DEFAULT_LIMIT)), 1, MAX_CLIENTS)
-        after = _client_id(given["cursor"], "cursor") if "cursor" in given else None
-        page = await operator.clients(given.get("userId"), given.get("room"), limit, after)
-        return answer(
-            {
-                "data": page.clients,
-                "total": page.total,
-                "nextCursor": page.next_after,
-                "unanswered": page.unanswered,
-            }
-        )
+    @route(
+        api,
+        "List clients",
+        permission="WebSocketClient.find",
+        query=ClientsParameters,
+        answers={200: ClientPage},
+        example=Example(
+            query={"userId": "ann", "limit": "10"},
+            answer={"data": [_CLIENT], "total": 1, "nextCursor": None, "unanswered": []},
+        ),
+    )
+    async def list_(call: Call[ClientsParameters, None]) -> Json:
+        """The connected clients of all instances."""
+        asked = call.query
+        user_id, room, after = (None if v is UNSET else v for v in (asked.user_id, asked.room, asked.cursor))
+        page = await operator.clients(user_id, room, asked.limit, after)
+        return {
+            "data": page.clients,
+            "total": page.total,
+            "nextCursor": page.next_after,
+            "unanswered": page.unanswered,
+        }
 
     @routes.get("/<client_id>")
-    async def get(client_id: str) -> Response:
-        await require(api, "WebSocketClient.findById")
+    @route(
+        api,
+        "Get a client",
+        permission="WebSocketClient.findById",
+        answers={200: Client},
+        problems=(404,),
+        example=Example(path={"clientId": _CLIENT_ID}, answer=_CLIENT),
+    )
+    async def get(call: Call[None, None], client_id: str) -> Json:
+        """On whichever instance it is; 503 where it may be on one that did not answer in time."""
         client, unanswered = await operator.client(client_id)
         if client is not None:
-            return answer(dict(client))
+            return dict(client)
         if unanswered:
             raise Problem(503, f"These instances did not answer in time: {', '.join(unanswered)}.")
         raise Problem(404)
 
     @routes.post("/broadcast")
-    async def broadcast() -> Response:
-        await require(api, "WebSocketClient.broadcast")
-        await operator.broadcast(*await _send())
-        return _accepted()
+    @route(
+        api,
+        "Send to every client",
+        permission="WebSocketClient.broadcast",
+        body=Send,
+        answers={202: Accepted},
+        example=Example(body=_SEND, answer=_DONE),
+    )
+    async def broadcast(call: Call[None, Send]) -> Accepted:
+        """On every instance."""
+        await operator.broadcast(*_event(call.body))
+        return Accepted()
 
-    @routes.post("/rooms/<path:room>/send")
-    async def send_to_room(room: str) -> Response:
-        await require(api, "WebSocketClient.sendToRoom")
-        await operator.send_to_room(queries.plain_text("roomName", room), *await _send())
-        return _accepted()
+    @routes.post("/rooms/<path:room_name>/send")
+    @route(
+        api,
+        "Send to a room",
+        permission="WebSocketClient.sendToRoom",
+        path=ROOM_PATH,
+        body=Send,
+        answers={202: Accepted},
+        example=Example(path={"roomName": "signal/merchant/m1"}, body=_SEND, answer=_DONE),
+    )
+    async def send_to_room(call: Call[None, Send], room_name: str) -> Accepted:
+        """To each client in it, on every instance; nobody needs to be there. The name is URL-encoded."""
+        await operator.send_to_room(room_name, *_event(call.body))
+        return Accepted()
 
     @routes.post("/<client_id>/send")
-    async def send_to_client(client_id: str) -> Response:
-        await require(api, "WebSocketClient.sendToClient")
-        await operator.send_to_client(_client_id(client_id, "clientId"), *await _send())
-        return _accepted()
+    @route(
+        api,
+        "Send to a client",
+        permission="WebSocketClient.sendToClient",
+        path=CLIENT_PATH,
+        body=Send,
+        answers={202: Accepted},
+        example=Example(path={"clientId": _CLIENT_ID}, body=_SEND, answer=_DONE),
+    )
+    async def send_to_client(call: Call[None, Send], client_id: str) -> Accepted:
+        """On whichever instance it is; accepted whether or not it is there."""
+        await operator.send_to_client(client_id, *_event(call.body))
+        return Accepted()
 
     @routes.post("/<client_id>/disconnect")
-    async def disconnect(client_id: str) -> Response:
-        await require(api, "WebSocketClient.disconnect")
-        await operator.disconnect(_client_id(client_id, "clientId"))
-        return _accepted()
+    @route(
+        api,
+        "Disconnect a client",
+        permission="WebSocketClient.disconnect",
+        path=CLIENT_PATH,
+        answers={202: Accepted},
+        example=Example(path={"clientId": _CLIENT_ID}, answer=_DONE),
+    )
+    async def disconnect(call: Call[None, None], client_id: str) -> Accepted:
+        """It is closed with 4006; accepted whether or not it is there."""
+        await operator.disconnect(client_id)
+        return Accepted()
 
     return routes
 
 
-def _accepted() -> Response:
-    return answer({"accepted": True}, 202)
-
-
-def _client_id(text: str, name: str) -> str:
-    if not _CLIENT_ID.fullmatch(text):
-        raise Problem(400, f"{name} is the id of a client, as the list shows it.")
-    return text
-
-
-async def _send() -> tuple[str, bytes]:
-    """(topic, JSON of the data) of a body `{topic, data?}`."""
-    body: dict[str, Json] = await json_object(request)
-    topic = queries.plain_text("topic", body.get("topic"))
-    if topic == DISCONNECT:
+def _event(send: Send) -> tuple[str, bytes]:
+    """(topic, JSON of the data)"""
+    if send.topic == DISCONNECT:
         raise Problem(400, f"The topic {DISCONNECT!r} ends connections: use …/disconnect for that.")
-    data = msgspec.json.encode(body.get("data"))
+    data = msgspec.json.encode(send.data)
     if len(data) > MAX_DATA_BYTES:
         raise Problem(413, f"data has at most {MAX_DATA_BYTES} bytes.")
-    return topic, data
+    return send.topic, data

@@ -46,7 +46,8 @@ LINGER_S = 1.0
 LINGER_BYTES = 262_144
 """What is still read after an early answer (413): closing with unread bytes would reset the connection
 and take the answer away from the client."""
-MAX_HEAD_BYTES = 16_384
+MAX_HEAD_BYTES = 32_768
+"""A query of 16 KiB, which the application takes, and as much of headers."""
 MAX_QUEUED_BODY_PARTS = 10
 RECEIVE_BYTES = 16_384
 """No more than MAX_HEAD_BYTES: h11 checks that bound between two reads only."""

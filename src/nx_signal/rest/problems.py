@@ -29,9 +29,11 @@ _CODES = {
     405: "method_not_allowed",
     408: "request_timeout",
     413: "too_large",
+    414: "query_too_long",
     415: "unsupported_media_type",
     422: "unprocessable",
     426: "upgrade_required",
+    429: "too_many_requests",
     431: "headers_too_large",
     500: "internal_error",
     503: "unavailable",
@@ -61,17 +63,27 @@ class Problem(Exception):
         self.headers = headers or {}
 
 
+class ProblemDetails(msgspec.Struct):
+    """An error (RFC 9457). `code` is stable: programs go by it; `detail` is a sentence for people."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
 def problem_json(status: int, detail: str | None = None, code: str | None = None) -> bytes:
     """The body. Nothing in it differs between two requests that fail alike."""
     phrase = HTTPStatus(status).phrase
     return msgspec.json.encode(
-        {
-            "type": "about:blank",
-            "title": phrase,
-            "status": status,
-            "code": code or _CODES.get(status) or phrase.lower().replace(" ", "_"),
-            "detail": detail or _DETAILS.get(status) or HTTPStatus(status).description or phrase,
-        }
+        ProblemDetails(
+            type="about:blank",
+            title=phrase,
+            status=status,
+            code=code or _CODES.get(status) or phrase.lower().replace(" ", "_"),
+            detail=detail or _DETAILS.get(status) or HTTPStatus(status).description or phrase,
+        )
     )
 
 

@@ -1,37 +1,195 @@
-"""Parameters of the notification lists (CONTRACT §4): plain ones, and the `filter` JSON form.
+"""What the notification lists may be asked (CONTRACT §4): plain parameters, and the `filter` JSON form.
 
-Plain parameters win over `filter`. Unknown plain parameters are ignored; inside `filter` nothing is:
-what is not understood there would silently answer another question."""
+Both hold together; a plain `limit` wins over the filter's. Inside `filter` nothing is ignored: what is not
+understood there would silently answer another question."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from nx_signal.identity.tokens import is_plain
-from nx_signal.model import InboxFilter
+from nx_signal.model import Condition, ConditionField, ConditionOperator, InboxFilter
 from nx_signal.rest.problems import Problem
+from nx_signal.rest.shapes import MAX_INT, MAX_TEXT_CHARS, PlainText
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 MAX_SKIP = 100_000
 """Each skipped row is read; the cursor costs nothing, whatever the depth."""
-MAX_TEXT_CHARS = 256
-MAX_FILTER_CHARS = 4096
-MAX_INT = 2**63 - 1
-TICK = timedelta(milliseconds=1)
-"""Times are stored in milliseconds: what is after t is from t + 1 ms on."""
+MAX_LISTED = 100
+"""Values of one inq or nin."""
 
 _CURSOR = re.compile(rb"1\.(0|[1-9][0-9]{0,18})")
 _ID = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
-_NEWEST_FIRST = re.compile(r"(createdAt|id|rev)\s+DESC", re.ASCII | re.IGNORECASE)
+
+# --- the types: they validate, and they are the documentation ---
+
+Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Rows of a page.", examples=[DEFAULT_LIMIT])]
+Cursor = Annotated[str, Meta(max_length=64, description="The nextCursor of an earlier answer.")]
+Locale = Annotated[
+    str,
+    Meta(
+        pattern="^[A-Za-z]{1,8}([_-][A-Za-z0-9]{1,8}){0,4}$",
+        description="Say the notifications in this language (BCP 47), where it is shipped; else in English.",
+        examples=["vi"],
+    ),
+]
+Instant = Annotated[
+    str,
+    Meta(
+        max_length=40,
+        description="ISO 8601; UTC without an offset; taken to the millisecond. In a URL + is %2B.",
+        examples=["2026-01-01T12:00:00Z"],
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+Pattern = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_TEXT_CHARS,
+        pattern=r"^(?![\s\S]*\x00)",
+        description="% is any run of characters, _ any one; case counts; nothing escapes.",
+        examples=["ORDER%"],
+    ),
+]
+RowId = Annotated[str, Meta(pattern="^(0|[1-9][0-9]{0,18})$", description="A Snowflake in decimal.")]
+RowRev = Annotated[int, Meta(ge=0, le=MAX_INT)]
+
+
+class OnText(Struct, forbid_unknown_fields=True):
+    """Operators on a text."""
+
+    eq: PlainText | UnsetType = UNSET
+    neq: PlainText | UnsetType = UNSET
+    inq: Annotated[list[PlainText], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
+    nin: Annotated[list[PlainText], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
+    like: Pattern | UnsetType = UNSET
+
+
+class OnOptionalText(Struct, forbid_unknown_fields=True):
+    """Operators on a text that may be absent: null is its absence; neq and nin hold for it."""
+
+    eq: PlainText | UnsetType | None = UNSET
+    neq: PlainText | UnsetType | None = UNSET
+    inq: Annotated[list[PlainText], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
+    nin: Annotated[list[PlainText], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
+
+
+class OnSubject(OnOptionalText, forbid_unknown_fields=True):
+    """Operators on a text that may be absent: null is its absence; neq and nin hold for it."""
+
+    like: Pattern | UnsetType = UNSET
+
+
+class OnFlag(Struct, forbid_unknown_fields=True):
+    """Operators on true and false."""
+
+    eq: bool | UnsetType = UNSET
+    neq: bool | UnsetType = UNSET
+
+
+class OnTime(Struct, forbid_unknown_fields=True):
+    """Operators on a time."""
+
+    eq: Instant | UnsetType = UNSET
+    neq: Instant | UnsetType = UNSET
+    gt: Instant | UnsetType = UNSET
+    gte: Instant | UnsetType = UNSET
+    lt: Instant | UnsetType = UNSET
+    lte: Instant | UnsetType = UNSET
+    between: Annotated[tuple[Instant, Instant], Meta(description="Both inclusive.")] | UnsetType = UNSET
+
+
+class OnId(Struct, forbid_unknown_fields=True):
+    """Operators on an id; ids ascend with time."""
+
+    eq: RowId | UnsetType = UNSET
+    neq: RowId | UnsetType = UNSET
+    gt: RowId | UnsetType = UNSET
+    gte: RowId | UnsetType = UNSET
+    lt: RowId | UnsetType = UNSET
+    lte: RowId | UnsetType = UNSET
+    between: Annotated[tuple[RowId, RowId], Meta(description="Both inclusive.")] | UnsetType = UNSET
+    inq: Annotated[list[RowId], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
+    nin: Annotated[list[RowId], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
+
+
+class OnRev(Struct, forbid_unknown_fields=True):
+    """Operators on the revision that created a row."""
+
+    eq: RowRev | UnsetType = UNSET
+    neq: RowRev | UnsetType = UNSET
+    gt: RowRev | UnsetType = UNSET
+    gte: RowRev | UnsetType = UNSET
+    lt: RowRev | UnsetType = UNSET
+    lte: RowRev | UnsetType = UNSET
+    between: Annotated[tuple[RowRev, RowRev], Meta(description="Both inclusive.")] | UnsetType = UNSET
+    inq: Annotated[list[RowRev], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
+    nin: Annotated[list[RowRev], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
+
+
+class Where(Struct, rename="camel", forbid_unknown_fields=True):
+    """Fields with a value, or with operators; all must hold. `recipientId` can be one's own alone."""
+
+    id: RowId | OnId | UnsetType = UNSET
+    rev: RowRev | OnRev | UnsetType = UNSET
+    type: PlainText | OnText | UnsetType = UNSET
+    subject: PlainText | OnSubject | UnsetType | None = UNSET
+    organizer_id: PlainText | OnOptionalText | UnsetType | None = UNSET
+    merchant_id: PlainText | OnOptionalText | UnsetType | None = UNSET
+    is_read: bool | OnFlag | UnsetType = UNSET
+    created_at: Instant | OnTime | UnsetType = UNSET
+    recipient_id: PlainText | UnsetType = UNSET
+
+
+Order: TypeAlias = Literal["createdAt DESC", "id DESC", "rev DESC"]
+
+
+class Filter(Struct, forbid_unknown_fields=True):
+    """A list as an object. Lists are newest first: that is the one order."""
+
+    where: Where | UnsetType = UNSET
+    limit: Limit | UnsetType = UNSET
+    skip: Annotated[int, Meta(ge=0, le=MAX_SKIP)] | UnsetType = UNSET
+    offset: Annotated[int, Meta(ge=0, le=MAX_SKIP, description="The same as skip.")] | UnsetType = UNSET
+    order: Order | Annotated[list[Order], Meta(max_length=3)] | UnsetType = UNSET
+
+
+class CountParameters(Struct, rename="camel"):
+    """Which notifications: all parameters hold together."""
+
+    is_read: bool | UnsetType = UNSET
+    type: PlainText | UnsetType = UNSET
+    organizer_id: PlainText | UnsetType = UNSET
+    merchant_id: PlainText | UnsetType = UNSET
+    subject: PlainText | UnsetType = UNSET
+    created_from: Instant | UnsetType = msgspec.field(name="from", default=UNSET)
+    created_to: Instant | UnsetType = msgspec.field(name="to", default=UNSET)
+    filter: Filter | UnsetType = UNSET
+
+
+class ListParameters(CountParameters, rename="camel"):
+    """Which notifications, and which page of them."""
+
+    limit: Limit | UnsetType = UNSET
+    cursor: Cursor | UnsetType = UNSET
+    locale: Locale | UnsetType = UNSET
+
+
+class OneParameters(Struct):
+    locale: Locale | UnsetType = UNSET
+
+
+# --- what they mean ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,46 +200,106 @@ class ListQuery:
     skip: int = 0
 
 
-def parse_list(args: Mapping[str, str], user_id: str) -> ListQuery:
-    """Raises a 400 Problem that names the parameter. An empty value counts as not given."""
-    given = {name: value for name, value in args.items() if value}
-    query = _filter(given["filter"], user_id) if "filter" in given else ListQuery(InboxFilter())
-    where = {field: parse(name, given[name]) for name, (field, parse) in _PLAIN.items() if name in given}
-    query = replace(query, where=replace(query.where, **where))
-    if "limit" in given:
-        query = replace(query, limit=digits("limit", given["limit"], 1, MAX_LIMIT))
-    if "cursor" in given:
-        query = replace(query, before_rev=_before_rev(given["cursor"]))
-    return query
+def filter_of(asked: CountParameters, user_id: str) -> InboxFilter:
+    """Raises a 400 Problem that names the parameter, as do the others below."""
+    form = asked.filter
+    where = UNSET if form is UNSET else form.where
+    return InboxFilter(
+        is_read=_set(asked.is_read),
+        type=_set(asked.type),
+        organizer_id=_set(asked.organizer_id),
+        merchant_id=_set(asked.merchant_id),
+        subject=_set(asked.subject),
+        created_from=None if asked.created_from is UNSET else moment("from", asked.created_from),
+        created_to=None if asked.created_to is UNSET else moment("to", asked.created_to),
+        conditions=() if where is UNSET else tuple(_conditions(where, user_id)),
+    )
+
+
+def list_of(asked: ListParameters, user_id: str) -> ListQuery:
+    form = Filter() if asked.filter is UNSET else asked.filter
+    limit = form.limit if asked.limit is UNSET else asked.limit
+    skip = form.offset if form.skip is UNSET else form.skip
+    return ListQuery(
+        where=filter_of(asked, user_id),
+        limit=DEFAULT_LIMIT if limit is UNSET else limit,
+        before_rev=None if asked.cursor is UNSET else _before_rev(asked.cursor),
+        skip=0 if skip is UNSET else skip,
+    )
+
+
+def _set(value: Any) -> Any:
+    return None if value is UNSET else value
+
+
+_OPERATORS: Mapping[str, ConditionOperator] = {
+    "eq": "eq",
+    "neq": "neq",
+    "gt": "gt",
+    "gte": "gte",
+    "lt": "lt",
+    "lte": "lte",
+    "inq": "in",
+    "nin": "not_in",
+    "like": "like",
+}
+
+
+def _conditions(where: Where, user_id: str) -> Iterator[Condition]:
+    if where.recipient_id not in (UNSET, user_id):
+        raise _refused("filter.where.recipientId", "your own id or is left out")
+    for field, value_of in _FIELDS.items():
+        test = getattr(where, field)
+        if test is UNSET:
+            continue
+        at = f"filter.where.{_NAMES[field]}"
+        tests = msgspec.structs.asdict(test) if isinstance(test, Struct) else {"eq": test}
+        for name, value in tests.items():
+            if value is UNSET:
+                continue
+            if name == "between":
+                low, high = (value_of(f"{at}.between", each) for each in value)
+                yield Condition(field, "gte", low)
+                yield Condition(field, "lte", high)
+            elif isinstance(value, list):
+                yield Condition(field, _OPERATORS[name], tuple(value_of(f"{at}.{name}", v) for v in value))
+            else:
+                yield Condition(field, _OPERATORS[name], value_of(f"{at}.{name}", value))
+
+
+def _as_it_is(at: str, value: Any) -> Any:
+    return value
+
+
+def _number(at: str, text: str) -> int:
+    return int(text)
+
+
+def moment(at: str, text: str) -> datetime:
+    """To the millisecond, which is what times have in the stores."""
+    try:
+        stamp = datetime.fromisoformat(text)
+        stamp = (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).astimezone(UTC)
+        return stamp.replace(microsecond=stamp.microsecond // 1000 * 1000)
+    except (ValueError, OverflowError):
+        raise _refused(at, "an ISO 8601 time such as 2025-01-31T10:00:00Z (+ written as %2B)") from None
+
+
+_FIELDS: Mapping[ConditionField, Callable[[str, Any], Any]] = {
+    "id": _number,
+    "rev": _as_it_is,
+    "type": _as_it_is,
+    "subject": _as_it_is,
+    "organizer_id": _as_it_is,
+    "merchant_id": _as_it_is,
+    "is_read": _as_it_is,
+    "created_at": moment,
+}
+_NAMES = {field.name: field.encode_name for field in msgspec.structs.fields(Where)}
 
 
 def cursor(before_rev: int) -> str:
     return base64.urlsafe_b64encode(b"1.%d" % before_rev).rstrip(b"=").decode()
-
-
-def row_id(text: str) -> int | None:
-    """A Snowflake in decimal; None for text that is none, and so no row has it."""
-    return int(text) if _ID.fullmatch(text) and int(text) <= MAX_INT else None
-
-
-def plain_text(name: str, value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT_CHARS or not is_plain(value):
-        raise _invalid(name, f"text of 1 to {MAX_TEXT_CHARS} characters")
-    return value
-
-
-def whole(name: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _invalid(name, f"a whole number from {low} to {high}")
-    return value
-
-
-def _invalid(name: str, expected: str) -> Problem:
-    return Problem(400, f"{name} takes {expected}.", "invalid_parameter")
-
-
-def digits(name: str, text: str, low: int, high: int) -> int:
-    return whole(name, row_id(text), low, high)
 
 
 def _before_rev(text: str) -> int:
@@ -91,127 +309,14 @@ def _before_rev(text: str) -> int:
         raw = b""
     match = _CURSOR.fullmatch(raw)
     if match is None or int(match[1]) > MAX_INT:
-        raise _invalid("cursor", "the nextCursor of an earlier answer")
+        raise _refused("cursor", "the nextCursor of an earlier answer")
     return int(match[1])
 
 
-def _flag(name: str, value: object) -> bool:
-    if value in ("true", "1") or value is True:
-        return True
-    if value in ("false", "0") or value is False:
-        return False
-    raise _invalid(name, "true or false")
+def row_id(text: str) -> int | None:
+    """A Snowflake in decimal; None for text that is none, and so no row has it."""
+    return int(text) if _ID.fullmatch(text) and int(text) <= MAX_INT else None
 
 
-def _instant(name: str, value: object) -> datetime:
-    try:
-        if not isinstance(value, str):
-            raise ValueError
-        stamp = datetime.fromisoformat(value)
-        return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise _invalid(name, "an ISO 8601 time such as 2025-01-31T10:00:00Z (+ written as %2B)") from None
-
-
-_PLAIN: dict[str, tuple[str, Callable[[str, object], Any]]] = {
-    "isRead": ("is_read", _flag),
-    "type": ("type", plain_text),
-    "organizerId": ("organizer_id", plain_text),
-    "merchantId": ("merchant_id", plain_text),
-    "subject": ("subject", plain_text),
-    "from": ("created_from", _instant),
-    "to": ("created_to", _instant),
-}
-
-# --- the JSON form ---
-
-
-def _filter(text: str, user_id: str) -> ListQuery:
-    try:
-        form = msgspec.json.decode(text) if len(text) <= MAX_FILTER_CHARS else None
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        form = None
-    if not isinstance(form, dict):
-        raise _invalid("filter", f"a JSON object of at most {MAX_FILTER_CHARS} characters")
-    query = ListQuery(InboxFilter())
-    for name, value in form.items():
-        match name:
-            case "where":
-                query = replace(query, where=_where(value, user_id))
-            case "limit":
-                query = replace(query, limit=whole("filter.limit", value, 1, MAX_LIMIT))
-            case "skip" | "offset":
-                query = replace(query, skip=whole(f"filter.{name}", value, 0, MAX_SKIP))
-            case "order":
-                _newest_first(value)
-            case _:
-                raise _unknown("filter", name)
-    return query
-
-
-def _where(where: object, user_id: str) -> InboxFilter:
-    if not isinstance(where, dict):
-        raise _invalid("filter.where", "an object of fields")
-    parsed: dict[str, Any] = {}
-    for name, condition in where.items():
-        at = f"filter.where.{name}"[:100]
-        if name == "createdAt":
-            parsed |= _created(at, condition)
-        elif name == "recipientId" and _eq(at, condition) == user_id:
-            continue  # says what holds anyway
-        elif name in ("isRead", "type", "organizerId", "merchantId", "subject"):
-            field, parse = _PLAIN[name]
-            parsed[field] = parse(at, _eq(at, condition))
-        else:
-            raise _unknown("filter.where", name)
-    return InboxFilter(**parsed)
-
-
-def _eq(at: str, condition: object) -> object:
-    if not isinstance(condition, dict):
-        return condition
-    for operator in condition:
-        if operator != "eq":
-            raise _unknown(at, operator)
-    return condition.get("eq")
-
-
-def _created(at: str, condition: object) -> dict[str, datetime]:
-    """Bounds of the time; several of one side narrow each other."""
-    bounds: dict[str, datetime] = {}
-    for operator, value in (condition if isinstance(condition, dict) else {"eq": condition}).items():
-        stamp = _instant(f"{at}.{operator}"[:100], value)
-        try:
-            after = stamp + TICK
-        except OverflowError:
-            raise _invalid(at, "a time before the year 10000") from None
-        low: datetime | None
-        high: datetime | None
-        match operator:
-            case "eq":
-                low, high = stamp, after
-            case "gte":
-                low, high = stamp, None
-            case "gt":
-                low, high = after, None
-            case "lt":
-                low, high = None, stamp
-            case "lte":
-                low, high = None, after
-            case _:
-                raise _unknown(at, operator)
-        if low is not None:
-            bounds["created_from"] = max(low, bounds.get("created_from", low))
-        if high is not None:
-            bounds["created_to"] = min(high, bounds.get("created_to", high))
-    return bounds
-
-
-def _newest_first(order: object) -> None:
-    for item in order if isinstance(order, list) else [order]:
-        if not isinstance(item, str) or not _NEWEST_FIRST.fullmatch(item.strip()):
-            raise _invalid("filter.order", "createdAt DESC only: lists are newest first")
-
-
-def _unknown(where: str, name: str) -> Problem:
-    return Problem(400, f"{where} does not know {name[:100]!r}.", "invalid_parameter")
+def _refused(name: str, expected: str) -> Problem:
+    return Problem(400, f"{name} takes {expected}.", "invalid_parameter")

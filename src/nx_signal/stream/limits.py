@@ -50,6 +50,11 @@ class Bucket:
         self._tokens -= count
         return True
 
+    @property
+    def left(self) -> float:
+        """As of the last `take`."""
+        return self._tokens
+
 
 class Buckets:
     """One bucket per key, at most MAX_KEYS of them."""
@@ -67,6 +72,11 @@ class Buckets:
         else:
             self._buckets.move_to_end(key)
         return bucket.take(count)
+
+    def left(self, key: str) -> float:
+        """As of the last `take` for this key; all of it for a key that is not known."""
+        bucket = self._buckets.get(key)
+        return self._rate.burst if bucket is None else bucket.left
 
 
 class Limits:

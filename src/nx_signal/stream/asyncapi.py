@@ -1,0 +1,336 @@
+"""The AsyncAPI 3.0 document of the stream, made of one table of messages (CONTRACT §1).
+
+The types here only describe; tests/unit/test_asyncapi.py holds them to what the protocol really says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from nx_signal import __version__
+from nx_signal.model import Json
+from nx_signal.stream import protocol, topics
+
+Base64 = Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
+Time = Annotated[
+    str, Meta(description="ISO 8601 in UTC, with milliseconds.", extra_json_schema={"format": "date-time"})
+]
+Rev = Annotated[int, Meta(ge=0, le=protocol.MAX_REV, description="The recipient's revision.")]
+Count = Annotated[int, Meta(ge=0)]
+Room = Annotated[str, Meta(min_length=1, max_length=protocol.MAX_ROOM_CHARS)]
+
+
+class ResumeFrom(Struct):
+    """The last revision that the client holds."""
+
+    rev: Rev
+
+
+class Credentials(Struct, rename="camel"):
+    """`publicKey`: a P-256 point in padded base64, 65 bytes (33 compressed are taken too)."""
+
+    token: str
+    public_key: Base64
+    type: Literal["Bearer"] = "Bearer"
+    resume: ResumeFrom | UnsetType = UNSET
+
+
+class Rooms(Struct):
+    rooms: Annotated[list[Room], Meta(max_length=protocol.MAX_ROOMS_PER_REQUEST)]
+
+
+class Token(Struct):
+    token: str
+
+
+class Sealed(Struct):
+    """AES-256-GCM without associated data. `ct`: the ciphertext and its 16-byte tag."""
+
+    iv: Base64
+    ct: Base64
+
+
+class Connected(Struct, rename="camel"):
+    id: str
+    user_id: str
+    time: Time
+    server_public_key: Base64
+    salt: Base64
+
+
+class Error(Struct):
+    """`rooms`: those that were refused, where that is the error."""
+
+    message: str
+    rooms: list[str] | UnsetType = UNSET
+
+
+class Created(Struct, rename="camel"):
+    """A notification came into being; `unread` is the inbox's count at this `rev`."""
+
+    id: str
+    type: str
+    organizer_id: str | None
+    merchant_id: str | None
+    subject: str | None
+    content: str
+    content_html: str
+    action_url: str | None
+    data: dict[str, Any]
+    is_read: bool
+    created_at: Time
+    rev: Rev
+    unread: Count
+
+
+class Read(Struct, rename="camel"):
+    """Notifications became read: those of `ids`, or every one up to `upToRev`, of `type` and `subject` where
+    those are given. `origin`: the client that asked, where it said so."""
+
+    read_at: Time
+    rev: Rev
+    unread: Count
+    origin: str | None
+    ids: list[str] | UnsetType = UNSET
+    up_to_rev: Rev | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    subject: str | UnsetType = UNSET
+
+
+class Deleted(Struct):
+    ids: list[str]
+    rev: Rev
+    unread: Count
+
+
+class State(Struct):
+    """Where the inbox is. `reset`: more was missed than is replayed, fetch the list again."""
+
+    rev: Rev
+    unread: Count
+    total: Count
+    reset: bool
+
+
+class GoAway(Struct, rename="camel"):
+    retry_after_ms: Count
+
+
+class Expiring(Struct, rename="camel"):
+    expires_in_ms: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One event: `key` names it here, `data` is the type of its data, None where it has none."""
+
+    key: str
+    event: str
+    data: type[Struct] | None
+    summary: str
+    example: Mapping[str, Json] | None
+
+
+_KEY = "BHv2hy6U2B0Zl1kp9eJ6k0b2o5yQh8s7m3u1c4d5e6f7g8h9i0j1k2l3m4n5o6p7q8r9s0t1u2v3w4x5y6z7A8="
+_SEALED = {"iv": "q83vEjRWeJCrze8S", "ct": "3q2+7wAAAAAAAAAAAAAAAAAAAAA="}
+_NOTIFICATION = {
+    "id": "132452764876836864",
+    "type": "PAYMENT_SUCCESS",
+    "organizerId": "o1",
+    "merchantId": "m1",
+    "subject": "order/42",
+    "content": "Payment of ₫1,250,000 received",
+    "contentHtml": "<p>Payment of <strong>₫1,250,000</strong> received</p>",
+    "actionUrl": "/payments/42",
+    "data": {"payment": {"amount": 1250000, "currency": "VND"}},
+    "isRead": False,
+    "createdAt": "2026-01-01T12:00:00.000Z",
+    "rev": 8,
+    "unread": 3,
+}
+
+FROM_CLIENT = (
+    Message(
+        "authenticate",
+        "authenticate",
+        Credentials,
+        f"The first message, plaintext, within {protocol.AUTHENTICATE_WITHIN_S:g} s.",
+        {"type": "Bearer", "token": "eyJhbGciOiJSUzI1NiJ9.e30.c2ln", "publicKey": _KEY},
+    ),
+    Message(
+        "heartbeat",
+        "heartbeat",
+        None,
+        f"Marks activity; {protocol.HEARTBEAT_TIMEOUT_S:g} s without any message end the connection.",
+        None,
+    ),
+    Message("join", "join", Rooms, "Enter rooms.", {"rooms": ["signal/merchant/m1"]}),
+    Message("leave", "leave", Rooms, "Leave rooms.", {"rooms": ["signal/merchant/m1"]}),
+    Message("resume", "resume", ResumeFrom, "Sealed. Replay what changed after `rev`.", {"rev": 7}),
+    Message(
+        "refresh",
+        "refresh",
+        Token,
+        "Sealed. Go on with another token of the same user.",
+        {"token": "eyJhbGciOiJSUzI1NiJ9.e30.c2ln"},
+    ),
+    Message("sealedByClient", "encrypted", Sealed, "Any message, sealed.", _SEALED),
+)
+FROM_SERVER = (
+    Message(
+        "connected",
+        topics.CONNECTED,
+        Connected,
+        "The one plaintext answer to `authenticate`; every frame after it is sealed.",
+        {
+            "id": "0f8fad5b-d9cb-469f-a165-70867728950e",
+            "userId": "ann",
+            "time": "2026-01-01T12:00:00.000Z",
+            "serverPublicKey": _KEY,
+            "salt": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        },
+    ),
+    Message("sealedByServer", "encrypted", Sealed, "Any of the messages below.", _SEALED),
+    Message(
+        "error",
+        topics.ERROR,
+        Error,
+        "What was not understood or not allowed.",
+        {"message": "Not authenticated"},
+    ),
+    Message("created", topics.CREATED, Created, "A notification.", _NOTIFICATION),
+    Message(
+        "read",
+        topics.READ,
+        Read,
+        "Notifications were read, here or elsewhere.",
+        {
+            "ids": ["132452764876836864"],
+            "readAt": "2026-01-01T12:05:00.000Z",
+            "rev": 9,
+            "unread": 2,
+            "origin": "0f8fad5b-d9cb-469f-a165-70867728950e",
+        },
+    ),
+    Message(
+        "deleted",
+        topics.DELETED,
+        Deleted,
+        "Notifications were deleted.",
+        {"ids": ["132452764876836864"], "rev": 10, "unread": 2},
+    ),
+    Message(
+        "state",
+        topics.STATE,
+        State,
+        "After a resume, and instead of a backlog that is too long.",
+        {"rev": 10, "unread": 2, "total": 40, "reset": False},
+    ),
+    Message("goaway", topics.GOAWAY, GoAway, "This instance stops: come back.", {"retryAfterMs": 1500}),
+    Message(
+        "expiring",
+        topics.EXPIRING,
+        Expiring,
+        f"The token ends in {protocol.WARN_BEFORE_EXPIRY_S:g} s: send `refresh`.",
+        {"expiresInMs": 60_000},
+    ),
+)
+
+CLOSES = (
+    protocol.GOING_AWAY,
+    protocol.MESSAGE_TOO_BIG,
+    protocol.TRY_AGAIN_LATER,
+    protocol.AUTHENTICATION_TIMEOUT,
+    protocol.HEARTBEAT_TIMEOUT,
+    protocol.AUTHENTICATION_FAILED,
+    protocol.ENCRYPTION_REQUIRED,
+    protocol.TOKEN_EXPIRED,
+    protocol.DISCONNECTED,
+    protocol.TOO_MANY_REQUESTS,
+    protocol.SLOW_CONSUMER,
+)
+
+_DESCRIPTION = f"""Text frames of JSON, `{{"event", "data"}}`, of at most {protocol.MAX_MESSAGE_BYTES} bytes.
+
+The client sends `authenticate`; the server answers `connected` in plaintext. Both derive
+`key = HKDF-SHA256(ikm = ECDH X coordinate, salt, info = "ignis-ecdh-p256-aes-256-gcm-v1", length 32)`. From
+then on each frame of the server is `encrypted`: AES-256-GCM over the JSON of `{{"event", "data"}}`. The
+client may seal its frames in the same way; `heartbeat`, `join` and `leave` are also taken in plaintext.
+
+On connecting a client is in `{"`, `".join(topics.DEFAULT_ROOMS)}`, a room of its own id and
+`{topics.INBOX_ROOM_PREFIX}{{userId}}`. It may join `{topics.ORGANIZER_ROOM_PREFIX}{{id}}` and
+`{topics.MERCHANT_ROOM_PREFIX}{{id}}` where its user is a member, and what the operator allows. Topics of
+sister services and operators arrive as events of their own names.
+
+`rev` counts a recipient's changes without a gap: a client that holds n and sees n+1 has missed nothing.
+
+| close code | reason |
+| --- | --- |
+""" + "\n".join(f"| {code} | {reason} |" for code, reason in CLOSES)
+
+
+def document() -> dict[str, Json]:
+    """Of a server on this machine with the default port."""
+    table = (*FROM_CLIENT, *FROM_SERVER)
+    types = [message.data for message in table if message.data is not None]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip(types, schemas, strict=True))
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Signal: the stream",
+            "version": __version__,
+            "description": _DESCRIPTION,
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {"local": {"host": "127.0.0.1:31090", "protocol": "ws"}},
+        "channels": {
+            "stream": {
+                "address": "/stream",
+                "messages": {m.key: {"$ref": f"#/components/messages/{m.key}"} for m in table},
+                "bindings": {"ws": {"method": "GET"}},
+            }
+        },
+        "operations": {
+            "fromClient": _operation("receive", "What a client sends.", FROM_CLIENT),
+            "fromServer": _operation("send", "What the server sends.", FROM_SERVER),
+        },
+        "components": {
+            "messages": {m.key: _message(m, None if m.data is None else schema_of[m.data]) for m in table},
+            "schemas": components,
+        },
+    }
+
+
+def _operation(action: str, summary: str, messages: tuple[Message, ...]) -> Json:
+    return {
+        "action": action,
+        "channel": {"$ref": "#/channels/stream"},
+        "summary": summary,
+        "messages": [{"$ref": f"#/channels/stream/messages/{m.key}"} for m in messages],
+    }
+
+
+def _message(message: Message, data: Json) -> Json:
+    payload: dict[str, Json] = {
+        "type": "object",
+        "properties": {"event": {"type": "string", "const": message.event}},
+        "required": ["event"],
+    }
+    example: dict[str, Json] = {"event": message.event}
+    if data is not None:
+        payload["properties"]["data"] = data
+        payload["required"] = ["event", "data"]
+        example["data"] = message.example
+    return {
+        "name": message.event,
+        "title": message.event,
+        "summary": message.summary,
+        "payload": payload,
+        "examples": [{"payload": example}],
+    }
