@@ -111,29 +111,37 @@ class Load:
 
 # --- the faults: each returns once the service is back ---
 
-Fault = Callable[[Stage], None]
+Fault = Callable[[Stage, Load], None]
 
 
-def away(service: Callable[[Stage], Service], end: Callable[[Any], None], for_s: float) -> Fault:
-    def fault(stage: Stage) -> None:
+def away(
+    service: Callable[[Stage], Service], end: Callable[[Any], None], for_s: float, *, silence: bool = False
+) -> Fault:
+    """With `silence` the load ends before the service returns: no later change tells of a lost one."""
+
+    def fault(stage: Stage, load: Load) -> None:
         end(service(stage))
         time.sleep(for_s)  # the outage itself
+        if silence:
+            load.end()
         service(stage).start()
 
     return fault
 
 
-def frozen(service: Callable[[Stage], Service], for_s: float) -> Fault:
-    def fault(stage: Stage) -> None:
+def frozen(service: Callable[[Stage], Service], for_s: float, *, silence: bool = False) -> Fault:
+    def fault(stage: Stage, load: Load) -> None:
         service(stage).pause()
         time.sleep(for_s)
+        if silence:
+            load.end()
         service(stage).resume()
 
     return fault
 
 
 def cut(proxy: Callable[[Stage], Proxy], times: int) -> Fault:
-    def fault(stage: Stage) -> None:
+    def fault(stage: Stage, load: Load) -> None:
         for _ in range(times):
             time.sleep(0.3)  # some traffic on the connections that are cut
             with_connections(proxy(stage)).cut()
@@ -151,9 +159,10 @@ def with_connections(proxy: Proxy) -> Proxy:
 
 
 FAULTS: dict[str, Fault] = {
-    "redis-stopped": away(lambda stage: stage.redis, Service.stop, 3),
+    "redis-stopped": away(lambda stage: stage.redis, Service.stop, 3, silence=True),
     "redis-frozen": frozen(lambda stage: stage.redis, 4),
-    "redis-frozen-long": frozen(lambda stage: stage.redis, 13),  # longer than its silence goes unnoticed
+    # longer than its silence goes unnoticed
+    "redis-frozen-long": frozen(lambda stage: stage.redis, 13, silence=True),
     "redis-cut": cut(lambda stage: stage.to_redis, 4),
     "postgres-stopped": away(lambda stage: stage.postgres, Service.stop, 3),
     "postgres-killed": away(lambda stage: stage.postgres, Service.kill, 1),
@@ -179,7 +188,7 @@ async def test_a_fault_under_load_loses_doubles_and_reorders_nothing(
         nursery.start_soon(load.run, deployment)
         try:
             await trio.sleep(BEFORE_S)
-            await trio.to_thread.run_sync(FAULTS[name], stage)
+            await trio.to_thread.run_sync(FAULTS[name], stage, load)
             back_s = time.monotonic()
             await trio.sleep(AFTER_S)
         finally:
@@ -208,8 +217,9 @@ async def everything_arrived(load: Load, readers: list[Reader]) -> None:
     """Waits until each reader has as many changes as it should; the caller looks at which."""
     await load.done.wait()
     counts = Counter(user for _, user in load.expected)
-    for reader in readers:
-        await reader.wait_for(counts[reader.user])
+    with trio.move_on_after(PATIENCE_S):  # of all together
+        for reader in readers:
+            await reader.wait_for(counts[reader.user])
 
 
 def healing_s(load: Load, readers: list[Reader], back_s: float) -> float:
