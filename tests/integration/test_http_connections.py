@@ -209,10 +209,19 @@ async def test_a_body_that_does_not_arrive_in_time_is_answered_with_408() -> Non
 
 async def test_a_head_that_is_too_long_gets_431_as_a_problem() -> None:
     async with serving() as served, await served.connect() as client:
-        await client.send_all(get("/hello", "X-Long: " + "x" * 40_000))
+        await client.send_all(get("/hello", "X-Long: " + "x" * 60_000))
         answer = await to_end(client)
         assert answer.startswith(b"HTTP/1.1 431")
         assert b'"code":"headers_too_large"' in answer
+        await all_over(served)
+
+
+async def test_a_request_line_that_is_too_long_gets_414_as_a_problem() -> None:
+    async with serving() as served, await served.connect() as client:
+        await client.send_all(get("/hello?" + "x" * 60_000))
+        answer = await to_end(client)
+        assert answer.startswith(b"HTTP/1.1 414")
+        assert b'"code":"query_too_long"' in answer
         await all_over(served)
 
 

@@ -218,6 +218,8 @@ class _Protocol(H11Protocol):
         await super().stream_send(event)
 
     async def _send_error_response(self, status_code: int) -> None:
+        if status_code == 431 and b"\n" not in self.connection.trailing_data[0]:
+            status_code = 414  # it is the request line that is too long
         body = problem_json(status_code)
         headers = [
             (b"content-type", b"application/problem+json"),
