@@ -53,7 +53,12 @@ def test_the_help_of_serve_names_every_variable(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "demo", "token", "members", "publish", "listen", "migrate", "members load"]
+    "command",
+    [
+        *("serve", "demo", "token", "members", "publish", "listen", "migrate", "members load"),
+        *("dead-letters", "dead-letters list", "dead-letters show"),
+        *("dead-letters replay", "dead-letters discard"),
+    ],
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = ended(capsys, *command.split(), "--help")
@@ -90,6 +95,12 @@ def test_no_command_shows_the_help_as_misuse(capsys: pytest.CaptureFixture[str])
         (["members"], "load"),
         (["members", "load"], "FILE"),
         (["members", "load", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
+        (["dead-letters"], "list"),
+        (["dead-letters", "burn"], "'burn'"),
+        (["dead-letters", "show"], "ID"),
+        (["dead-letters", "replay", "-1"], "-1"),
+        (["dead-letters", "discard", "1e3"], "'1e3'"),
+        (["dead-letters", "list", "--limit", "0"], "--limit"),
         (["publish"], "FILE"),
         (["publish", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
         (["listen", "--user", "u", "--url", "http://127.0.0.1:1"], "ws://"),

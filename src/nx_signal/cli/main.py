@@ -109,6 +109,10 @@ def _run(options: argparse.Namespace) -> None:
                 count=options.count,
                 reconnect=options.reconnect,
             )
+        case "dead-letters":
+            from nx_signal.cli import dead_letters
+
+            dead_letters.run(settings, options.verb, getattr(options, "id", 0), getattr(options, "limit", 0))
         case "demo":
             from nx_signal.cli import demo
 
@@ -171,6 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     _members(commands)
     _publish(commands)
     _listen(commands)
+    _dead_letters(commands)
     _migrate(commands)
     return parser
 
@@ -258,6 +263,37 @@ def _members(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="JSON or CSV; - reads standard input.")
     _settings(parser, "data_dir", "database_url")
+
+
+def _dead_letters(commands: argparse._SubParsersAction[Parser]) -> None:
+    letters = _add(
+        commands,
+        "dead-letters",
+        "look at what could not be handled, and handle it again",
+        "  nx-signal dead-letters list\n"
+        "  nx-signal dead-letters show 132452764876836864 | jq .value\n"
+        "  nx-signal dead-letters replay 132452764876836864",
+    )
+    verbs = letters.add_subparsers(
+        dest="verb", metavar="list|show|replay|discard", required=True, parser_class=Parser
+    )
+    replay = (
+        "handle one again, as its first success would have been; works on the store itself, so clients that "
+        "are connected learn of the notifications by the servers' next sweep (APP_ENV_SWEEP_S)"
+    )
+    list_ = _add(verbs, "list", "print id, time, position and error of each, newest first")
+    list_.add_argument(
+        "--limit", type=_whole(1, 1_000_000), default=100, metavar="N", help="At most N (default: 100)."
+    )
+    _settings(list_, "data_dir", "database_url")
+    for name, help, more in (
+        ("show", "print one as JSON; a value that is no UTF-8 in base64", ()),
+        ("replay", replay, ("time_zone",)),
+        ("discard", "throw one away", ()),
+    ):
+        parser = _add(verbs, name, help)
+        parser.add_argument("id", metavar="ID", type=_whole(1, 2**63 - 1), help="As the list shows it.")
+        _settings(parser, "data_dir", "database_url", *more)
 
 
 def _publish(commands: argparse._SubParsersAction[Parser]) -> None:
