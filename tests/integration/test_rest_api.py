@@ -29,6 +29,7 @@ from nx_signal.ports import Journal
 from nx_signal.rest import app as rest_app
 from nx_signal.rest.access import Api, RequestLimits
 from nx_signal.rest.app import create_app
+from nx_signal.rest.openapi import declared
 from nx_signal.stream.operator import ClientsPage
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
@@ -696,3 +697,226 @@ async def test_a_send_of_too_much_is_refused(desk: Desk) -> None:
         "POST", f"{CLIENTS}/broadcast", body=body, permissions=["WebSocketClient.broadcast"]
     )
     assert reply.status == 413 and desk.operator.asked == []
+
+
+# --- what the client has already is not sent again ---
+
+
+@pytest.mark.parametrize("path", ["/notifications", "/notifications/count"])
+async def test_an_unchanged_inbox_is_not_sent_again(desk: Desk, path: str) -> None:
+    await desk.give(("u1", "A", None))
+    first = await desk.call("GET", BASE + path)
+    assert first.headers["Cache-Control"] == "private, no-cache"
+    assert "Authorization" in first.headers["Vary"]
+    again = await desk.call("GET", BASE + path, headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status, again.body) == (304, b"")
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert again.headers["Cache-Control"] == "private, no-cache"
+
+
+async def test_any_change_of_the_inbox_changes_the_tag(desk: Desk) -> None:
+    (id,) = await desk.give(("u1", "A", None))
+    tags = []
+    for method, path in [("GET", ""), ("PATCH", f"/{id}/mark-read"), ("DELETE", f"/{id}")]:
+        await desk.call(method, f"{BASE}/notifications{path}")
+        reply = await desk.call("GET", f"{BASE}/notifications", headers={"If-None-Match": ", ".join(tags)})
+        assert reply.status == 200
+        tags.append(reply.headers["ETag"])
+    await desk.give(("u2", "A", None))
+    reply = await desk.call("GET", f"{BASE}/notifications", headers={"If-None-Match": tags[-1]})
+    assert reply.status == 304
+
+
+async def test_a_tag_is_of_one_user_and_one_question(desk: Desk) -> None:
+    await desk.give(("u1", "A", None), ("u2", "A", None))
+    tag = (await desk.call("GET", f"{BASE}/notifications")).headers["ETag"]
+    known = {"If-None-Match": tag}
+    assert (await desk.call("GET", f"{BASE}/notifications", "u2", headers=known)).status == 200
+    assert (await desk.call("GET", f"{BASE}/notifications?type=B", headers=known)).status == 200
+    assert (await desk.call("GET", f"{BASE}/notifications/count", headers=known)).status == 200
+    assert (await desk.call("GET", f"{BASE}/notifications?limit=x", headers=known)).status == 400
+    assert (await desk.call("GET", f"{BASE}/notifications", None, headers=known)).status == 401
+
+
+async def test_a_304_costs_one_look_at_the_head(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    await desk.give(("u1", "A", None))
+    tag = (await desk.call("GET", f"{BASE}/notifications")).headers["ETag"]
+
+    async def never(*args: Any) -> None:
+        raise AssertionError("The rows were read.")
+
+    monkeypatch.setattr(desk.database.inbox, "page", never)
+    assert (await desk.call("GET", f"{BASE}/notifications", headers={"If-None-Match": tag})).status == 304
+
+
+async def test_a_page_has_the_tag_of_its_own_revision(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inbox changes between the look at its head and the reading of the page, and after the reading."""
+    await desk.give(("u1", "A", None))
+    page = desk.database.inbox.page
+
+    async def late(*args: Any) -> Any:
+        await desk.give(("u1", "B", None))
+        found = await page(*args)
+        await desk.give(("u1", "C", None))
+        return found
+
+    monkeypatch.setattr(desk.database.inbox, "page", late)
+    reply = await desk.call("GET", f"{BASE}/notifications", headers={"If-None-Match": '"1-0"'})
+    monkeypatch.setattr(desk.database.inbox, "page", page)
+    assert (reply.json["rev"], len(reply.json["data"])) == (2, 2)
+    again = await desk.call("GET", f"{BASE}/notifications", headers={"If-None-Match": reply.headers["ETag"]})
+    assert (again.status, len(again.json["data"])) == (200, 3)
+
+
+@pytest.mark.parametrize("given", ["", "x", '"', "W/", '"a", , "b"', "é", '"' + "x" * 9000 + '"'])
+async def test_a_strange_if_none_match_matches_nothing(desk: Desk, given: str) -> None:
+    reply = await desk.call("GET", f"{BASE}/notifications", headers={"If-None-Match": given})
+    assert reply.status == 200
+
+
+# --- how often ---
+
+
+async def test_a_user_who_asks_too_often_is_told_when_to_return(
+    issuer: Issuer, autojump_clock: MockClock
+) -> None:
+    desk = Desk(issuer, rate_factor=0.003)  # 3 at once, then one in 3.33 s
+    left = []
+    for _ in range(3):
+        reply = await desk.call("GET", f"{BASE}/notifications/count")
+        assert reply.headers["RateLimit-Policy"] == '"user";q=3;w=10'
+        left.append(reply.headers["RateLimit"])
+        assert reply.status == 200
+    assert left == ['"user";r=2;t=4', '"user";r=1;t=7', '"user";r=0;t=10']
+    refused = await desk.call("GET", f"{BASE}/notifications/count")
+    assert (refused.status, refused.code) == (429, "too_many_requests")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 4
+    assert refused.headers["RateLimit"].startswith('"user";r=0;t=')
+    assert (await desk.call("GET", f"{BASE}/notifications/count", "u2")).status == 200
+    assert (await desk.call("GET", "/healthz", None)).status == 200
+
+
+async def test_the_right_to_ask_comes_back_with_time(issuer: Issuer, autojump_clock: MockClock) -> None:
+    desk = Desk(issuer, rate_factor=0.001)
+    assert (await desk.call("GET", f"{BASE}/notifications")).status == 200
+    refused = await desk.call("GET", f"{BASE}/notifications")
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "10")
+    await trio.sleep(10)
+    assert (await desk.call("GET", f"{BASE}/notifications")).status == 200
+
+
+async def test_the_limits_can_be_lifted(issuer: Issuer) -> None:
+    desk = Desk(issuer, rate_factor=0.0)
+    replies = [await desk.call("GET", f"{BASE}/notifications/count") for _ in range(20)]
+    assert {reply.status for reply in replies} == {200}
+    assert not [name for name in replies[0].headers if str(name).startswith("RateLimit")]
+
+
+@pytest.mark.parametrize(("path", "user"), [("/notifications", "u1"), ("/nothing", None)])
+async def test_a_query_has_bounds(desk: Desk, path: str, user: str | None) -> None:
+    fits = await desk.call("GET", f"{BASE}{path}?x={'y' * 16_382}", user)
+    assert fits.status in (200, 404)
+    reply = await desk.call("GET", f"{BASE}{path}?x={'y' * 16_383}", user)
+    assert (reply.status, reply.code) == (414, "query_too_long")
+
+
+# --- in another language ---
+
+
+async def paid(desk: Desk, **changes: Any) -> str:
+    """A stored payment of u1, in English."""
+    values: dict[str, Any] = {
+        "recipient_id": "u1",
+        "activity_id": f"paid-{changes}",
+        "type": "PAYMENT_SUCCESS",
+        "organizer_id": "o1",
+        "merchant_id": None,
+        "subject": None,
+        "locale": "en",
+        "content": "stored",
+        "content_html": "<p>stored</p>",
+        "action_url": None,
+        "data": {"payment": {"amount": 1250000, "currency": "VND", "subject": "Đơn <42>"}},
+    }
+    (created,) = await desk.database.inbox.insert([Draft(**(values | changes))])
+    assert isinstance(created, Created)
+    return str(created.notification.id)
+
+
+async def test_a_list_can_be_had_in_another_language(desk: Desk) -> None:
+    id = await paid(desk)
+    (stored,) = (await desk.call("GET", f"{BASE}/notifications")).json["data"]
+    (said,) = (await desk.call("GET", f"{BASE}/notifications?locale=vi-VN")).json["data"]
+    assert (stored["locale"], stored["content"]) == ("en", "stored")
+    assert said["locale"] == "vi"
+    assert "1.250.000" in said["content"] and "Đơn <42>" in said["content"]
+    assert "Đơn &lt;42&gt;" in said["contentHtml"]
+    changed = ("locale", "content", "contentHtml")
+    assert {k: v for k, v in said.items() if k not in changed} == {
+        k: v for k, v in stored.items() if k not in changed
+    }
+    assert (await desk.call("GET", f"{BASE}/notifications/{id}?locale=vi")).json == said
+    assert (await desk.call("GET", f"{BASE}/notifications/{id}")).json == stored
+
+
+@pytest.mark.parametrize("locale", ["en", "en_US", "fr"])
+async def test_what_is_in_the_language_already_stays_as_it_is_stored(desk: Desk, locale: str) -> None:
+    await paid(desk)
+    (row,) = (await desk.call("GET", f"{BASE}/notifications?locale={locale}")).json["data"]
+    assert (row["locale"], row["content"]) == ("en", "stored")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"type": "RETIRED"}, {"data": {}}, {"data": {"payment": {"amount": "much"}}}, {"data": {"payment": 7}}],
+)
+async def test_what_cannot_be_said_again_stays_as_it_is_stored(desk: Desk, changes: dict[str, Any]) -> None:
+    await paid(desk, **changes)
+    (row,) = (await desk.call("GET", f"{BASE}/notifications?locale=vi")).json["data"]
+    assert (row["locale"], row["content"], row["contentHtml"]) == ("en", "stored", "<p>stored</p>")
+
+
+@pytest.mark.parametrize("locale", ["-", "v i", "vi" * 20, "%00"])
+async def test_a_locale_that_is_none_is_refused(desk: Desk, locale: str) -> None:
+    reply = await desk.call("GET", f"{BASE}/notifications?locale={locale}")
+    assert (reply.status, reply.code) == (400, "invalid_parameter")
+    assert "locale" in reply.json["detail"]
+
+
+# --- nobody else's ---
+
+
+async def test_no_route_shows_or_touches_what_is_another_users(desk: Desk) -> None:
+    """Each documented route that any user may call, with another's ids wherever it takes one."""
+    theirs = await desk.give(("victim", "SECRET_TYPE", "secret-subject"))
+    mine = await desk.give(("u1", "A", None))
+    before = (await desk.call("GET", f"{BASE}/notifications", "victim")).json
+    asked = 0
+    for path, method, _, each in declared(desk.app):
+        if each.public or each.permission:
+            continue
+        for id in theirs:
+            address = re.sub(r"\{\w+\}", id, path)
+            for query in (
+                "",
+                '?filter={"where":{"type":"SECRET_TYPE"}}',
+                f'?filter={{"where":{{"id":"{id}"}}}}',
+            ):
+                reply = await desk.call(method, address + query, "u1", body=each.example.body)
+                asked += 1
+                assert reply.status == (404 if "{" in path else 200), (method, path)
+                for secret in ("victim", "SECRET_TYPE", "secret-subject", *theirs):
+                    assert secret.encode() not in reply.body, (method, path)
+    assert asked == 18
+    assert (await desk.call("GET", f"{BASE}/notifications", "victim")).json == before
+    assert (await desk.call("GET", f"{BASE}/notifications", "u1")).json["data"][0]["id"] == mine[0]
+    reply = await desk.call("GET", f'{BASE}/notifications?filter={{"where":{{"recipientId":"victim"}}}}')
+    assert reply.status == 400
+
+
+async def test_operators_routes_are_closed_to_everybody_else(desk: Desk) -> None:
+    for path, method, _, each in declared(desk.app):
+        if each.permission:
+            address = re.sub(r"\{\w+\}", "1", path)
+            reply = await desk.call(method, address, body=each.example.body)
+            assert (reply.status, reply.code) == (403, "forbidden"), (method, path)

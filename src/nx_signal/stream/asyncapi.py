@@ -268,6 +268,8 @@ sister services and operators arrive as events of their own names.
 
 `rev` counts a recipient's changes without a gap: a client that holds n and sees n+1 has missed nothing.
 
+Frames that break the WebSocket protocol are closed with 1002, texts that are not UTF-8 with 1007.
+
 | close code | reason |
 | --- | --- |
 """ + "\n".join(f"| {code} | {reason} |" for code, reason in CLOSES)

@@ -1,0 +1,130 @@
+"""The document of the stream: its examples fit its schemas, and so does what the protocol really says."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from nx_signal.model import Created, Deleted, Head, Notification, Read
+from nx_signal.stream import protocol, topics
+from nx_signal.stream.asyncapi import CLOSES, FROM_CLIENT, FROM_SERVER, Message, document
+from nx_signal.stream.protocol import Protocol, Say
+from nx_signal.stream.sealing import KeyPair
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+TABLE = (*FROM_CLIENT, *FROM_SERVER)
+ROW = Notification(
+    id=7,
+    recipient_id="ann",
+    rev=8,
+    changed_rev=8,
+    activity_id="a",
+    type="PAYMENT_SUCCESS",
+    organizer_id=None,
+    merchant_id=None,
+    subject=None,
+    locale="en",
+    content="c",
+    content_html="<p>c</p>",
+    action_url=None,
+    data={},
+    is_read=False,
+    read_at=None,
+    created_at=NOON,
+)
+
+
+def fits(key: str, frame: Any) -> None:
+    """Raises unless the frame is what the document says, and holds nothing that it does not say."""
+    whole = document()
+    for schema in whole["components"]["schemas"].values():
+        schema["additionalProperties"] = False
+    payload = whole["components"]["messages"][key]["payload"] | {"components": whole["components"]}
+    jsonschema_rs.Draft202012Validator(payload, validate_formats=True).validate(frame)
+
+
+@pytest.mark.parametrize("message", TABLE, ids=lambda message: message.key)
+def test_each_example_fits_its_schema(message: Message) -> None:
+    (example,) = document()["components"]["messages"][message.key]["examples"]
+    assert example["payload"]["event"] == message.event
+    fits(message.key, example["payload"])
+    assert (message.data is None) == (message.example is None)
+
+
+def test_every_reference_leads_somewhere() -> None:
+    whole: Any = json.loads(json.dumps(document()))
+    named = set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(whole)))
+    assert len(named) > 2 * len(TABLE)
+    for path in named:
+        found = whole
+        for step in path.split("/"):
+            found = found[step]
+
+
+def test_each_key_is_used_once() -> None:
+    assert len({message.key for message in TABLE}) == len(TABLE)
+
+
+def test_every_topic_and_every_close_code_is_there() -> None:
+    events = {message.event for message in FROM_SERVER}
+    assert topics.INBOX_TOPICS | {topics.STATE, topics.GOAWAY, topics.CONNECTED, topics.ERROR} <= events
+    assert topics.EXPIRING in events and topics.DISCONNECT not in events
+    declared = {
+        value
+        for value in vars(protocol).values()
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], int)
+    }
+    assert set(CLOSES) == declared
+    for code, reason in CLOSES:
+        assert f"| {code} | {reason} |" in document()["info"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("created", Created("ann", 8, 3, 40, ROW)),
+        ("read", Read("ann", 9, 2, 40, (7,), None, None, None, NOON, "c1")),
+        ("read", Read("ann", 9, 0, 40, None, 8, "A", "s", NOON, None)),
+        ("deleted", Deleted("ann", 10, 2, 39, (7, 8))),
+    ],
+)
+def test_a_change_is_pushed_as_described(key: str, change: Any) -> None:
+    event, data = topics.encode_change(change)
+    fits(key, json.loads(topics.frame(event, data)))
+
+
+def test_the_state_is_pushed_as_described() -> None:
+    data = topics.state_data(Head("ann", 10, 40, 2), reset=True)
+    fits("state", json.loads(topics.frame(topics.STATE, data)))
+
+
+def test_the_handshake_is_as_described() -> None:
+    machine = Protocol(0.0)
+    (error,) = machine.receive("nonsense", 0.0)
+    (say,) = machine.accept("ann", KeyPair.generate().public_b64, "2026-01-01T12:00:00.000Z", 0.0)
+    assert isinstance(error, Say) and isinstance(say, Say)
+    fits("error", json.loads(error.text))
+    fits("connected", json.loads(say.text))
+    fits("sealedByServer", json.loads(machine.seal(b"{}")))
+    refused = machine.refused_rooms(("a",))
+    fits("sealedByServer", json.loads(refused.text))
+
+
+@pytest.mark.parametrize("message", FROM_CLIENT, ids=lambda message: message.key)
+def test_what_a_client_is_told_to_send_is_understood(message: Message) -> None:
+    """Sealed or plain, the protocol takes the example for what it is, or at least for no error."""
+    machine = Protocol(0.0)
+    if message.event != "authenticate":
+        machine.accept("ann", KeyPair.generate().public_b64, "2026-01-01T12:00:00.000Z", 0.0)
+    frame = json.dumps({"event": message.event, "data": message.example}).encode()
+    if message.event in ("resume", "refresh"):
+        decisions = machine._receive_sealed(frame)
+    else:
+        decisions = machine.receive(frame, 0.0)
+    expected = {"heartbeat": [], "encrypted": ["Say"]}.get(message.event, [message.event.title()])
+    assert [type(decision).__name__ for decision in decisions] == expected
