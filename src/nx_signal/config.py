@@ -18,6 +18,8 @@ from zoneinfo import ZoneInfo
 
 from nx_signal.errors import SettingsError
 
+HIDDEN = "***"
+
 
 def default_data_dir() -> Path:
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
@@ -124,7 +126,28 @@ def _text(text: str) -> str:
     return text
 
 
-def _setting(env: str, default: Any, parse: Callable[[str], Any], help: str, *, secret: bool = False) -> Any:
+def redact(url: str) -> str:
+    """The URL without its user's password and without its query, which may hold one too."""
+    scheme, mark, rest = url.partition("://")
+    # Not by urlsplit: an unescaped / in a password would end the host there, and show the rest of it.
+    user, at, where = re.split("[?#]", rest, maxsplit=1)[0].rpartition("@")
+    shown_user = f"{user.partition(':')[0]}:***" if at else ""
+    return f"{scheme}{mark}{shown_user}{at}{where}" if mark else HIDDEN
+
+
+def _hide(_: str) -> str:
+    return HIDDEN
+
+
+def _setting(
+    env: str,
+    default: Any,
+    parse: Callable[[str], Any],
+    help: str,
+    *,
+    secret: Callable[[str], str] | None = None,
+) -> Any:
+    """`secret`: what may be shown of the value."""
     metadata = {"env": f"APP_ENV_{env}", "parse": parse, "help": help, "secret": secret}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
@@ -150,7 +173,7 @@ class Settings:
         None,
         _url("postgresql", "postgres"),
         "PostgreSQL as the store, instead of SQLite in the data directory.",
-        secret=True,
+        secret=redact,
     )
     redis_url: str | None = _setting(
         "REDIS_URL",
@@ -161,7 +184,7 @@ class Settings:
         ),
         "Redis as the relay between instances, instead of one process by itself: one server, "
         "redis+sentinel://host:port,.../service or redis+cluster://host:port,...; rediss for TLS.",
-        secret=True,
+        secret=redact,
     )
     kafka_bootstrap_servers: str | None = _setting(
         "KAFKA_BOOTSTRAP_SERVERS",
@@ -198,6 +221,28 @@ class Settings:
         10_000,
         _whole(100, 300_000),
         "How long the group waits for a silent consumer; its heartbeat is a third of that.",
+    )
+    kafka_security_protocol: str = _setting(
+        "KAFKA_SECURITY_PROTOCOL",
+        "PLAINTEXT",
+        _choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+        "How to talk to Kafka: with TLS (SSL), with a user (SASL), with both or neither.",
+    )
+    kafka_sasl_mechanism: str = _setting(
+        "KAFKA_SASL_MECHANISM",
+        "PLAIN",
+        _choice("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
+        "How Kafka checks the user.",
+    )
+    kafka_sasl_username: str | None = _setting("KAFKA_SASL_USERNAME", None, _text, "Kafka's user.")
+    kafka_sasl_password: str | None = _setting(
+        "KAFKA_SASL_PASSWORD", None, _text, "The password of that user.", secret=_hide
+    )
+    kafka_ssl_cafile: Path | None = _setting(
+        "KAFKA_SSL_CAFILE",
+        None,
+        _path,
+        "File of the authorities (PEM) that may vouch for Kafka's brokers, instead of the system's.",
     )
     time_zone: str = _setting("TIME_ZONE", "UTC", _zone, "Time zone of dates in rendered content.")
     room_patterns: tuple[str, ...] = _setting(
@@ -281,7 +326,7 @@ class Settings:
 
     def __repr__(self) -> str:
         shown = (
-            f"{f.name}={redact(v) if f.metadata['secret'] else v!r}"
+            f"{f.name}={hide(v) if (hide := f.metadata['secret']) else v!r}"
             for f in dataclasses.fields(self)
             if (v := getattr(self, f.name)) is not None
         )
@@ -290,15 +335,6 @@ class Settings:
 
 def flag_of(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
-
-
-def redact(url: str) -> str:
-    """The URL without its user's password and without its query, which may hold one too."""
-    scheme, mark, rest = url.partition("://")
-    # Not by urlsplit: an unescaped / in a password would end the host there, and show the rest of it.
-    user, at, where = re.split("[?#]", rest, maxsplit=1)[0].rpartition("@")
-    shown_user = f"{user.partition(':')[0]}:***" if at else ""
-    return f"{scheme}{mark}{shown_user}{at}{where}" if mark else "***"
 
 
 def settings_table() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import struct
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from nx_signal.adapters.kafka import KafkaSource
 from nx_signal.errors import SettingsError, SourceUnavailable
 from nx_signal.model import Record
 from nx_signal.ports import Batch
-from services import ApacheKafka, Tansu
+from services import ApacheKafka, Tansu, kafka_leaders, kafka_request, kafka_string
 
 PATIENCE_S = 60.0  # a loaded machine; nothing below waits for it when all is well
 SESSION_MS = 1_000
@@ -117,6 +118,46 @@ async def test_a_new_group_starts_where_it_is_told_to(
     async with running(source_of(kafka_broker, topic, start_at=start_at)) as batches:
         await produce(kafka_broker, topic, [{"value": b"new"}])
         assert [record.value for record in await take(batches, len(expected))] == expected
+
+
+async def add_partitions(servers: str, topic: str, total: int) -> None:
+    """Kafka's CreatePartitions, version 0; of Tansu it is not known."""
+    body = struct.pack(">i", 1) + kafka_string(topic) + struct.pack(">ii", total, -1)
+    answer = kafka_request(servers, (37, 0), body + struct.pack(">i?", 10_000, False))
+    answer.take("i"), answer.take("i"), answer.string()  # throttle time, one topic, its name
+    assert answer.take("h") == 0, answer.string()
+    with trio.fail_after(PATIENCE_S):
+        while len(kafka_leaders(servers, topic)) < total:  # noqa: ASYNC110 - a broker is polled
+            await trio.sleep(0.02)
+
+
+async def test_a_partition_added_while_it_runs_is_read_from_its_beginning(
+    apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_module, "METADATA_AGE_MS", 2_000)
+    topic = apache_kafka.create_topic(1)
+    await produce(apache_kafka, topic, [{"value": b"old"}])
+    async with running(source_of(apache_kafka, topic)) as batches:
+        await add_partitions(apache_kafka.servers, topic, 2)
+        await produce(apache_kafka, topic, [{"value": b"unheard yet", "partition": 1}])
+        assert [record.value for record in await take(batches, 1)] == [b"unheard yet"]
+
+
+async def test_a_partition_added_while_it_is_away_is_read_from_its_beginning(
+    apache_kafka: ApacheKafka,
+) -> None:
+    topic = apache_kafka.create_topic(1)
+    await produce(apache_kafka, topic, [{"value": b"old"}])
+    source = source_of(apache_kafka, topic)
+    async with running(source):
+        pass
+    await add_partitions(apache_kafka.servers, topic, 2)
+    await produce(apache_kafka, topic, [{"value": b"unheard", "partition": 1}])
+    async with running(source) as batches:
+        assert [record.value for record in await take(batches, 1)] == [b"unheard"]
+    async with running(source) as batches:  # and once only
+        await produce(apache_kafka, topic, [{"value": b"new", "partition": 1}])
+        assert [record.value for record in await take(batches, 1)] == [b"new"]
 
 
 # --- the group -----------------------------------------------------------------------------------

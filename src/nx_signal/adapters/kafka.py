@@ -14,9 +14,6 @@ import structlog
 import trio
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
-    AuthenticationFailedError,
-    AuthenticationMethodNotSupported,
-    ClusterAuthorizationFailedError,
     CommitFailedError,
     GroupAuthorizationFailedError,
     IllegalStateError,
@@ -24,15 +21,15 @@ from aiokafka.errors import (
     InvalidGroupIdError,
     InvalidSessionTimeoutError,
     InvalidTopicError,
+    KafkaConnectionError,
     KafkaError,
-    SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
-    UnsupportedSaslMechanismError,
 )
 
 from nx_signal.adapters._acks import Acks, Bell
 from nx_signal.adapters._aio import Border, DriverCancelled, close_within, open_border
+from nx_signal.adapters.kafka_security import PLAINTEXT, KafkaSecurity, aio_refusal, refusal
 from nx_signal.errors import SettingsError, SourceUnavailable
 from nx_signal.model import Position, Record
 from nx_signal.ports import Batch
@@ -48,7 +45,7 @@ PARTITION_FETCH_BYTES = 1_048_576
 """A larger message is still delivered, by itself."""
 MAX_POLL_RECORDS = 500
 POLL_WAIT_MS = 1_000
-METADATA_AGE_MS = 60_000
+METADATA_AGE_MS = 10_000
 """New partitions are found after at most this time."""
 
 ANSWER_S = 5.0
@@ -84,10 +81,14 @@ class KafkaSource:
         client_id: str,
         start_at: str,
         session_timeout_ms: int,
+        security: KafkaSecurity = PLAINTEXT,
     ) -> None:
         self._servers = servers
+        self._security = security
         self._topic = topic
         self._group_id = group_id
+        self._first_known: set[int] = set()
+        """the partitions that there were when this source first joined its group"""
         self._options: dict[str, Any] = {
             "bootstrap_servers": [server.strip() for server in servers.split(",")],
             "client_id": client_id,
@@ -112,9 +113,10 @@ class KafkaSource:
 
     async def run(self, batches: trio.MemorySendChannel[Batch], task_status: trio.TaskStatus[None]) -> None:
         """As the port says. A missing topic is created by brokers that do so by themselves; else it is
-        waited for."""
+        waited for. A partition that is added later is read from its beginning."""
+        options = {**self._options, **self._security.options()}
         async with open_border() as border:
-            member = _Member(border, self._topic, self._options, self._explain)
+            member = _Member(border, self._topic, options, self._explain, self._first_known)
             try:
                 await member.call(member.aio_join)
                 async with trio.open_nursery() as nursery:
@@ -127,6 +129,8 @@ class KafkaSource:
                 await member.leave()
 
     def _explain(self, error: Exception) -> Exception:
+        if refused := refusal(error, self._servers):
+            return refused
         kafka = f"Kafka at {self._servers}"
         match error:
             case InvalidSessionTimeoutError():
@@ -143,14 +147,6 @@ class KafkaSource:
                 return SettingsError(
                     f"{kafka} refuses the topic {self._topic}: allow reading it, or set APP_ENV_KAFKA_TOPIC."
                 )
-            case (
-                AuthenticationFailedError()
-                | AuthenticationMethodNotSupported()
-                | ClusterAuthorizationFailedError()
-                | SaslAuthenticationFailed()
-                | UnsupportedSaslMechanismError()
-            ):
-                return SettingsError(f"{kafka} refuses this client: {error}")
             case UnknownTopicOrPartitionError():
                 return SourceUnavailable(
                     f"{kafka} has no topic {self._topic} and does not create it by itself: create it."
@@ -176,11 +172,13 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
         topic: str,
         options: Mapping[str, Any],
         explain: Callable[[Exception], Exception],
+        first_known: set[int],
     ) -> None:
         self._border = border
         self._topic = topic
         self._options = options
         self._explain = explain
+        self._first_known = first_known
         self._consumer: Any = None
         self._acked = Bell()
         self._acks = Acks(self._acked.ring)
@@ -222,7 +220,12 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
         async with asyncio.timeout(2 * request_timeout_s):
             self._consumer = AIOKafkaConsumer(**self._options)
             self._consumer.subscribe([self._topic], listener=self)
-            await self._consumer.start()
+            try:
+                await self._consumer.start()
+            except KafkaConnectionError as error:
+                raise (await aio_refusal(self._options) or error) from None
+        if not self._first_known:
+            self._first_known |= self._consumer.partitions_for_topic(self._topic) or set()
 
     async def aio_settle(self) -> None:
         """Know where each partition starts, so that nothing sent from now on is missed; and commit it
@@ -240,8 +243,12 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
         latest = self._options["auto_offset_reset"] == "latest"
         starts = {}
         for partition in self._consumer.assignment():
+            fresh = latest and await self._consumer.committed(partition) is None
+            if fresh and partition.partition not in self._first_known:
+                # Added since, and what was sent to it before we found it is no old news.
+                await self._consumer.seek_to_beginning(partition)
             start = await self._consumer.position(partition)
-            if latest and await self._consumer.committed(partition) is None:
+            if fresh:
                 starts[partition] = start
         if starts:
             await self._consumer.commit(starts)

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
 from nx_signal.adapters._aio import DriverCancelled, close_within, open_border
+from nx_signal.adapters.kafka_security import PLAINTEXT, KafkaSecurity, aio_refusal, refusal
 from nx_signal.errors import SourceUnavailable, StoreRejected
 
 CLIENT_ID = "nx-signal-publish"
@@ -25,23 +26,31 @@ Produce: TypeAlias = Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]]
 
 
 @asynccontextmanager
-async def open_producer(servers: str, topic: str) -> AsyncIterator[Produce]:
-    """Raises SourceUnavailable when the brokers cannot be reached (inside groups of its nurseries);
-    `produce` does when they do not confirm in time: some of that batch may have been taken. It raises
-    StoreRejected for a message that they refuse for good."""
+async def open_producer(
+    servers: str, topic: str, security: KafkaSecurity = PLAINTEXT
+) -> AsyncIterator[Produce]:
+    """Raises SourceUnavailable when the brokers cannot be reached, and SettingsError when they do not let
+    us in (inside groups of its nurseries); `produce` raises SourceUnavailable when they do not confirm in
+    time: some of that batch may have been taken. It raises StoreRejected for a message that they refuse
+    for good."""
+    options = {
+        "bootstrap_servers": [server.strip() for server in servers.split(",")],
+        "client_id": CLIENT_ID,
+        "acks": "all",
+        "max_request_size": MAX_REQUEST_BYTES,
+        "request_timeout_ms": int(CONNECT_TIMEOUT_S * 1000),
+        **security.options(),
+    }
     async with open_border() as border:
         producer: AIOKafkaProducer | None = None
 
         async def _aio_start() -> None:
             nonlocal producer
-            producer = AIOKafkaProducer(
-                bootstrap_servers=[server.strip() for server in servers.split(",")],
-                client_id=CLIENT_ID,
-                acks="all",
-                max_request_size=MAX_REQUEST_BYTES,
-                request_timeout_ms=int(CONNECT_TIMEOUT_S * 1000),
-            )
-            await asyncio.wait_for(producer.start(), CONNECT_TIMEOUT_S)
+            producer = AIOKafkaProducer(**options)
+            try:
+                await asyncio.wait_for(producer.start(), CONNECT_TIMEOUT_S)
+            except KafkaConnectionError as error:
+                raise (await aio_refusal(options) or error) from None
 
         async def _aio_send(messages: Sequence[tuple[str, bytes]]) -> None:
             assert producer is not None  # noqa: S101 - started below
@@ -67,7 +76,8 @@ async def open_producer(servers: str, topic: str) -> AsyncIterator[Produce]:
             try:
                 await border.call(_aio_start)
             except (KafkaError, OSError, TimeoutError, DriverCancelled) as error:
-                raise SourceUnavailable(f"Kafka at {servers} cannot be reached: {_why(error)}") from None
+                unreachable = SourceUnavailable(f"Kafka at {servers} cannot be reached: {_why(error)}")
+                raise refusal(error, servers) or unreachable from None
             yield produce
         finally:
             await close_within(CLOSE_TIMEOUT_S, border, _aio_stop)

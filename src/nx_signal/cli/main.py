@@ -310,7 +310,11 @@ def _publish(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("--url", help="The server (default: http://127.0.0.1 and the port of the settings).")
     parser.add_argument("--token", help="Instead of one of the embedded issuer of the data directory.")
-    _settings(parser, "kafka_bootstrap_servers", "kafka_topic", "data_dir", "port", "jwks_url")
+    _settings(
+        parser,
+        *("kafka_bootstrap_servers", "kafka_topic", "kafka_security_protocol", "kafka_sasl_mechanism"),
+        *("kafka_sasl_username", "kafka_sasl_password", "kafka_ssl_cafile", "data_dir", "port", "jwks_url"),
+    )
 
 
 def _listen(commands: argparse._SubParsersAction[Parser]) -> None:

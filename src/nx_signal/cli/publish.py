@@ -147,10 +147,11 @@ async def _post_batch(rest: Rest, batch: list[msgspec.Raw]) -> Sequence[str]:
 
 async def _produce(settings: Settings, messages: Sequence[Message]) -> int:
     from nx_signal.adapters.kafka_producer import open_producer
+    from nx_signal.service import kafka_security  # all the adapters: only now
 
     servers = settings.kafka_bootstrap_servers or ""
     accepted = 0
-    async with open_producer(servers, settings.kafka_topic) as produce:
+    async with open_producer(servers, settings.kafka_topic, kafka_security(settings)) as produce:
         for batch in batches(messages):
             try:
                 await produce([(message.key, message.body) for message in batch])
