@@ -27,9 +27,12 @@ import structlog
 import trio
 
 from nx_signal.activities.content import Renderer
+from nx_signal.activities.explain import Explain
 from nx_signal.activities.message import split
 from nx_signal.activities.pipeline import Pipeline
+from nx_signal.activities.preview import Preview
 from nx_signal.activities.registry import Registry
+from nx_signal.activities.replay import Replay
 from nx_signal.adapters.jwks import JwksUrl
 from nx_signal.adapters.kafka import KafkaSource
 from nx_signal.adapters.kafka_security import KafkaSecurity
@@ -216,16 +219,21 @@ def compose(
         health=health,
         metrics=metrics,
     )
+    operator = Operator(hub)
     api = Api(
         settings=settings,
         inbox=Inbox(database.inbox, hub.announce),
         journal=journal,
         split_activities=partial(split, known=registry.names),
+        preview=Preview(registry, renderer, database.directory),
+        explain=Explain(database, operator.sessions_of),
+        dead_letters=database.dead_letters,
+        replay=Replay(pipeline.handling, database, metrics),
         renderer=renderer,
         tokens=tokens,
         access=Access(database.directory),
         limits=RequestLimits(settings.rate_factor),
-        operator=Operator(hub),
+        operator=operator,
         health=health,
         metrics=metrics,
         jwks=issuer.public_jwks if issuer else None,

@@ -15,7 +15,18 @@ import schemathesis
 from test_rest_api import Desk
 
 from nx_signal.identity.issuer import Issuer, open_issuer
-from nx_signal.model import PERMISSIONS, Draft
+from nx_signal.model import (
+    PERMISSIONS,
+    DeadLetter,
+    Draft,
+    LiveSessions,
+    Member,
+    Organizer,
+    Position,
+    Roster,
+    SessionState,
+    Trace,
+)
 from nx_signal.rest.openapi import METHODS, declared, document
 from nx_signal.rest.route import Route
 from nx_signal.stream.operator import ClientsPage
@@ -141,6 +152,30 @@ async def furnished(issuer: Issuer) -> Desk:
                 data=row["data"],
             )
         ]
+    )
+    explained = routes[f"{BASE}/activities/{{eventId}}/explain", "GET"].example.answer
+    told = {name: value for name, value in explained["trace"].items() if name != "handledAt"}
+    await desk.database.traces.add([Trace("payment-42", **told)])
+    session = explained["deliveries"][0]["sessions"][0]
+    desk.operator.live = LiveSessions(
+        (SessionState(session["id"], session["serverId"], "ann", NOON, 0, 1, False, False, 0),), ()
+    )
+    letter = routes[f"{BASE}/dead-letters/{{id}}", "GET"].example.answer
+    topic, partition, offset = letter["position"].split("/")
+    await desk.database.dead_letters.add(
+        [
+            DeadLetter(
+                0,
+                Position(topic, int(partition), int(offset)),
+                letter["key"]["text"],
+                letter["value"]["text"].encode(),
+                {},
+                letter["error"],
+            )
+        ]
+    )
+    await desk.database.directory.load(
+        Roster([Organizer("o1", "vi", ("m1",))], [Member("ann", "o1", "m1", "staff", "en")], [])
     )
     status = routes[f"{BASE}/socket/websocket/clients/status", "GET"].example.answer
     client = routes[f"{BASE}/socket/websocket/clients/{{clientId}}", "GET"].example.answer

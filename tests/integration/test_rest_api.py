@@ -16,7 +16,11 @@ from trio.testing import MockClock
 
 from nx_signal.activities import message
 from nx_signal.activities.content import Renderer
+from nx_signal.activities.explain import Explain
+from nx_signal.activities.handling import Handling
+from nx_signal.activities.preview import Preview
 from nx_signal.activities.registry import Registry
+from nx_signal.activities.replay import Replay
 from nx_signal.adapters.memory.store import MemoryDatabase
 from nx_signal.config import Settings
 from nx_signal.errors import IssuerUnavailable
@@ -24,7 +28,7 @@ from nx_signal.identity.issuer import ISSUER, Issuer, open_issuer
 from nx_signal.identity.permissions import Access
 from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
-from nx_signal.model import Change, Created, Draft, Grant, Json, Roster
+from nx_signal.model import Change, Created, Draft, Grant, Json, LiveSessions, Roster
 from nx_signal.ports import Journal
 from nx_signal.rest import app as rest_app
 from nx_signal.rest.access import Api, RequestLimits
@@ -35,7 +39,8 @@ from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
 
 BASE = "/v1/api/signal"
-RENDERER = Renderer(Registry.shipped(), "UTC")
+REGISTRY = Registry.shipped()
+RENDERER = Renderer(REGISTRY, "UTC")
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ACTIVITY = {
     "eventType": "PAYMENT_SUCCESS",
@@ -66,6 +71,7 @@ class FakeOperator:
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.live = LiveSessions((), ())
 
     def status(self) -> Mapping[str, Json]:
         return {"status": "ok", "clients": 0}
@@ -77,6 +83,9 @@ class FakeOperator:
     async def client(self, client_id: str) -> Any:
         known = {"c1": ({"id": "c1"}, ()), "c2": (None, ("far",))}
         return known.get(client_id, (None, ()))
+
+    async def sessions_of(self, user_ids: Sequence[str]) -> LiveSessions:
+        return self.live
 
     async def broadcast(self, *what: Any) -> None:
         self.asked.append(("broadcast", *what))
@@ -119,11 +128,22 @@ class Desk:
         self.metrics = Metrics()
         self.health = Health(("store",), self.metrics)
         self.announced: list[Change] = []
+        self.handling = Handling(
+            registry=REGISTRY,
+            renderer=RENDERER,
+            database=self.database,
+            announce=self.announced.extend,
+            metrics=self.metrics,
+        )
         self.api = Api(
             settings=Settings(**settings),
             inbox=Inbox(self.database.inbox, self.announced.extend),
             journal=cast(Journal, self.journal),
             split_activities=partial(message.split, known=None),
+            preview=Preview(REGISTRY, RENDERER, self.database.directory),
+            explain=Explain(self.database, self.operator.sessions_of),
+            dead_letters=self.database.dead_letters,
+            replay=Replay(self.handling, self.database, self.metrics),
             renderer=RENDERER,
             tokens=TokenVerifier(
                 issuer,

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from quart import g, request
 
 from nx_signal.activities.content import Renderer
+from nx_signal.activities.explain import Explain
+from nx_signal.activities.preview import Preview
+from nx_signal.activities.replay import Replay
 from nx_signal.config import Settings
 from nx_signal.identity.permissions import Access
 from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import Principal
-from nx_signal.ports import Journal
+from nx_signal.ports import DeadLetters, Journal
 from nx_signal.rest.problems import Problem, unauthorized
 from nx_signal.stream.limits import Buckets, Rate
 from nx_signal.stream.operator import Operator
@@ -61,6 +64,10 @@ class Api:
     journal: Journal
     split_activities: Callable[[bytes], Sequence[tuple[str, bytes]]]
     """one message or a list → (event id, message) each; raises MessageRejected"""
+    preview: Preview
+    explain: Explain
+    dead_letters: DeadLetters
+    replay: Replay
     renderer: Renderer
     tokens: TokenVerifier
     access: Access

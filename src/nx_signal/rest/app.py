@@ -14,6 +14,7 @@ from quart_trio import QuartTrio
 from nx_signal.rest.access import Api
 from nx_signal.rest.activities import activities
 from nx_signal.rest.clients import clients
+from nx_signal.rest.dead_letters import dead_letters
 from nx_signal.rest.doc import doc
 from nx_signal.rest.notifications import notifications
 from nx_signal.rest.openapi import document
@@ -70,7 +71,7 @@ def create_app(api: Api) -> QuartTrio:
     register_problems(app)
     app.before_request(_identify)
     _finish(app, frozenset(api.settings.cors_origins))
-    for routes in (notifications(api), activities(api), clients(api)):
+    for routes in (notifications(api), activities(api), dead_letters(api), clients(api)):
         app.register_blueprint(routes, url_prefix=BASE_PATH + (routes.url_prefix or ""))
     app.register_blueprint(operations(api))
     pages = doc(document(app))
