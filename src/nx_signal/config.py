@@ -56,10 +56,12 @@ def _url(*schemes: str) -> Callable[[str], str]:
     expected = "a URL that starts with " + " or ".join(f"{s}://" for s in schemes)
 
     def parse(text: str) -> str:
+        scheme, _, rest = text.partition("://")
+        if "+" in scheme and scheme in schemes and rest:
+            return text  # several hosts, which urlsplit does not know: the adapter takes them apart
         try:
             parts = urlsplit(text)
-            if "+" not in parts.scheme:  # those name several hosts, which the adapter takes apart
-                _ = parts.port
+            _ = parts.port
         except ValueError:
             raise ValueError(expected) from None
         if parts.scheme not in schemes or not (parts.netloc or parts.path):

@@ -380,6 +380,8 @@ def test_an_ordinary_url_is_one_server() -> None:
         "redis+cluster://u:secret@h:1 h:2",
         "redis+cluster://u:secret@h:1/service",
         "redis+cluster://u:sec/secret@h:1,h:2",
+        "redis+cluster://u:sec#secret@h:1,h:2",
+        "redis+cluster://u:sec?secret@h:1,h:2",
         "redis+cluster://u:secret@h:1?colour=secret",
         "redis+cluster://u:secret@h:1?db=secret",
     ],

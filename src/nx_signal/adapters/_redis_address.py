@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeAlias
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlunsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.exceptions import (
@@ -28,6 +28,7 @@ CONNECT_TIMEOUT_S = 5.0
 SEED_TIMEOUT_S = 2.0
 """For one of several addresses while there is another to try."""
 SENTINEL_PORT = 26_379
+SEVERAL = re.compile(r"(?P<login>[^/?#]*@)?(?P<hosts>[^/?#@]*)(?P<path>[^?#@]*)(\?(?P<query>[^#]*))?")
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:,\s]+)(:\d{1,5})?")
 
 REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError)
@@ -169,15 +170,18 @@ class Cluster:
 
 def servers_of(url: str) -> Servers:
     """Take APP_ENV_REDIS_URL apart; no I/O. Raises SettingsError, which never shows the URL."""
+    form, _, rest = url.partition("://")
+    scheme, _, kind = form.partition("+")
     try:
-        parts = urlsplit(url)
-        scheme, _, kind = parts.scheme.partition("+")
         if not kind:
             return One(_server(url))
-        user, at, hosts = parts.netloc.rpartition("@")
-        service, database = "", parts.path
+        parts = SEVERAL.fullmatch(rest)
+        if parts is None:
+            raise ValueError("[user:password@]host:port,… is expected, with / ? # in a password escaped")
+        login, hosts, path, query = parts["login"] or "", parts["hosts"], parts["path"], parts["query"]
+        service, database = "", path
         if kind == "sentinel":
-            service, _, database = parts.path.removeprefix("/").partition("/")
+            service, _, database = path.removeprefix("/").partition("/")
             if not service:
                 raise ValueError("after the sentinels comes the name of the service, as in /mymaster")
         if not all(HOST.fullmatch(host) for host in hosts.split(",")):
@@ -185,7 +189,7 @@ def servers_of(url: str) -> Servers:
         if database.strip("/") and not database.strip("/").isdecimal():
             raise ValueError("the database is a number")
         servers = tuple(
-            _server(urlunsplit((scheme, f"{user}{at}{host}", database, parts.query, "")), kind)
+            _server(urlunsplit((scheme, f"{login}{host}", database, query, "")), kind)
             for host in hosts.split(",")
         )
     except (TypeError, ValueError, RedisError) as error:
