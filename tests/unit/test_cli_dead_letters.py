@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 
 from nx_signal.adapters.sqlite.store import open_sqlite
@@ -24,6 +25,18 @@ MESSAGE = {
     "data": {"payment": {"subject": "Đơn 42", "amount": 5}},
     "occurredAt": "2026-01-01T10:00:00Z",
 }
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a command configures holds for its process, and so for all later tests."""
+
+    def configure(level: str, format: str) -> None:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+
+    monkeypatch.setattr("nx_signal.telemetry.logs.configure_logs", configure)
+    yield
+    structlog.reset_defaults()
 
 
 def now() -> datetime:
