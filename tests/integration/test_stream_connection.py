@@ -256,6 +256,25 @@ async def test_more_than_131072_bytes_close_1009() -> None:
         assert code == 1009
 
 
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        (b"\x81\x82\0\0\0\0\xff\xfe", 1007),  # text that is not UTF-8
+        (b"\x81\x02hi", 1002),  # not masked
+        (b"\x83\x80\0\0\0\0", 1002),  # no such opcode
+        (b"\x80\x80\0\0\0\0", 1002),  # continues nothing
+        (b"\x88\x82\0\0\0\0\x03\xed", 1002),  # a close with a code that nobody may send
+        (b"\x83\x80\0\0\0\0" + b"more" * 50_000, 1002),  # and what follows does not tear the close away
+    ],
+)
+async def test_a_breach_of_the_protocol_is_closed_with_its_code(frames: bytes, code: int) -> None:
+    head = UPGRADE + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    async with serving() as server:
+        _, _, after = (await server.raw(head, frames)).partition(b"\r\n\r\n")
+        assert after[:1] == b"\x88"
+        assert int.from_bytes(after[2:4], "big") == code
+
+
 async def test_everything_but_an_upgrade_of_the_stream_goes_to_http() -> None:
     async with serving() as server:
         for head in (

@@ -43,6 +43,7 @@ log = structlog.get_logger()
 UPGRADE_WITHIN_S = 5.0
 MAX_ROOMS = 500
 """Of one client; a join that leads beyond is refused whole."""
+BAD_FRAME, BAD_TEXT = 1002, 1007  # RFC 6455 §7.4.1
 CLOSE_WITHIN_S = 3.0
 """For the peer's half of the closing handshake; then the connection is dropped."""
 
@@ -83,6 +84,7 @@ class StreamServer:
                     offered = request.proposed_subprotocols
                     ws = await request.accept(subprotocol=offered[0] if offered else None)
                 if not patience.cancelled_caught:
+                    wire.why_closed = lambda: _breach(ws)
                     await connection.converse(ws, _address(parts, stream, request))
             except ConnectionClosed:
                 pass
@@ -97,6 +99,12 @@ class StreamServer:
         """Close 1001 whoever has not authenticated yet; the hub's drain sees to the others."""
         for connection in self._open:
             connection.turn_away()
+
+
+def _breach(ws: WebSocketConnection) -> tuple[int, str] | None:
+    """The code and the reason owed to a client that broke the protocol: trio-websocket only hangs up."""
+    why = ws.closed
+    return (why.code, why.reason or "") if why and why.code in (BAD_FRAME, BAD_TEXT) else None
 
 
 def _address(parts: StreamParts, stream: trio.SocketStream, request: WebSocketRequest) -> str:

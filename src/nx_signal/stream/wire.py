@@ -69,7 +69,8 @@ class Wire(trio.abc.HalfCloseableStream):
 
     `read_ahead` is what was already read from the socket. `on_drained` is called when a frame was refused
     before and the backlog has been written out; `on_stalled` when the client took nothing for
-    STALL_S; `on_dropped` for each ephemeral frame given up. All synchronous."""
+    STALL_S; `on_dropped` for each ephemeral frame given up. `why_closed` gives the code and the reason of
+    a close that trio-websocket begins without a close frame. All synchronous."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Wire(trio.abc.HalfCloseableStream):
         self.on_drained: Callable[[], None] = _ignore
         self.on_stalled: Callable[[], None] = _ignore
         self.on_dropped: Callable[[], None] = _ignore
+        self.why_closed: Callable[[], tuple[int, str] | None] = lambda: None
 
     @property
     def queued_bytes(self) -> int:
@@ -288,8 +290,12 @@ class Wire(trio.abc.HalfCloseableStream):
         if self._gone:
             await trio.lowlevel.checkpoint()
             return
+        broken = None if self._close_sent else self.why_closed()
+        if broken:
+            self.give_up(*broken)
         try:
-            with trio.move_on_after(LINGER_S):
+            # trio-websocket's reader, which is here after a breach, is cancelled once the conversation ends.
+            with trio.move_on_after(LINGER_S, shield=broken is not None):
                 if self._flushing:
                     await self._drained.wait()
                 await self._stream.send_eof()
