@@ -251,6 +251,28 @@ class InboxPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """Where an inbox and what is kept of it disagree: `held` is what the head says of `what`, `counted`
+    what the rows and the log say."""
+
+    recipient_id: str
+    what: str
+    held: int
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What the comparison of a portion of the inboxes found."""
+
+    inboxes: int
+    rows: int
+    drifts: tuple[Drift, ...]
+    next_after: str | None
+    """the portion after this one starts above this recipient; None after the last one"""
+
+
+@dataclass(frozen=True, slots=True)
 class Memberships:
     """Of one user. `organizers` includes those of the merchants that the user is a member of."""
 

@@ -18,10 +18,12 @@ from nx_signal.model import (
     Activity,
     ActivityRow,
     Audience,
+    Audit,
     Backlog,
     Change,
     Created,
     DeadLetter,
+    Deleted,
     Dispatch,
     Draft,
     Head,
@@ -64,7 +66,9 @@ class InboxStore(Protocol):
         """For each recipient → rev: the head and up to `limit` changes with a revision above `rev`.
 
         One snapshot, a constant number of queries for all recipients together. A `rev` at or above
-        the head's gives an empty `changes`."""
+        the head's gives an empty `changes`. Where what follows `rev` is no longer kept, `changes` starts
+        where the kept log does, so above `rev` + 1: whoever stands at `rev` has to start anew. A `rev`
+        below the head's never gives an empty `changes` (with a limit above 0)."""
 
     async def page(
         self, recipient_id: str, where: InboxFilter, limit: int, before_rev: int | None, skip: int
@@ -92,7 +96,11 @@ class InboxStore(Protocol):
     ) -> tuple[int, Head, datetime, Change | None]:
         """Mark the unread rows with rev ≤ up_to_rev (the head's rev where None or larger) and of the
         given type and subject: (how many, the head after, the time, the change). One revision for
-        all of them; no change and no revision where nothing was unread."""
+        all of them; no change and no revision where nothing was unread.
+
+        On return all of them are read, for every reader. Of many, the rows themselves may be written
+        later (Upkeep.settle): no statement touches more than a bounded number of rows, and no writer
+        waits for more than one such statement."""
 
     async def delete(self, recipient_id: str, id: int) -> Change | None:
         """Soft. None as for `get`."""
@@ -102,6 +110,29 @@ class InboxStore(Protocol):
     ) -> tuple[Sequence[ActivityRow], int]:
         """For operators: the rows of an activity, of this recipient or the first `limit` of all by
         recipient, and how many there are of all. Deleted rows count."""
+
+
+class Upkeep(Protocol):
+    """What the inboxes need beside their calls, in short transactions: nobody waits for more than one
+    portion. Several instances may do it at once; one that ends midway leaves all answers right."""
+
+    async def settle(self, limit: int) -> bool:
+        """Write up to `limit` rows of a read-all that is recorded and not yet in all its rows. Changes
+        no answer. False when there is none."""
+
+    async def expire(self, before: datetime, limit: int) -> tuple[int, Deleted | None]:
+        """Remove up to `limit` rows made before this, for good, and the part of the log up to the first
+        kept row: of the one inbox that has the oldest. (how many, the change)
+
+        To its reader that is a deletion: those not deleted yet become one `Deleted` with the next
+        revision, so that counts equal the rows. A row's age is that of its id. 0 when nothing is that
+        old, or another instance is at it. A removed row's activity would make a new one if delivered
+        once more."""
+
+    async def audit(self, after: str, max_inboxes: int, max_rows: int) -> Audit:
+        """Compare the inboxes with a recipient above `after`, ascending, with their rows and log: counts
+        equal COUNT, revisions have no gap and no double. So many that they have about `max_rows` rows
+        and changes, at least one, at most `max_inboxes`. One snapshot."""
 
 
 class Directory(Protocol):
@@ -156,11 +187,13 @@ class Traces(Protocol):
 
 
 class Database(Protocol):
-    """One database with its four faces. Opened by its adapter's async context manager, which does
+    """One database with its five faces. Opened by its adapter's async context manager, which does
     no I/O on entry: the first call connects."""
 
     @property
     def inbox(self) -> InboxStore: ...
+    @property
+    def upkeep(self) -> Upkeep: ...
     @property
     def directory(self) -> Directory: ...
     @property
@@ -286,4 +319,5 @@ __all__ = [
     "RelayEvent",
     "Source",
     "Traces",
+    "Upkeep",
 ]

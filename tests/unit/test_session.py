@@ -195,6 +195,64 @@ def test_an_answer_of_the_store_from_before_a_resume_says_nothing_about_it(
     assert client.events[-1][1] == {"rev": 5, "unread": 5, "total": 5, "reset": rev > 5}
 
 
+def from_where_the_log_is_kept(kept_after: int, head: int, limit: int = 100) -> Backlog:
+    """What a store answers whoever is below `kept_after`."""
+    return backlog(kept_after, head, limit)
+
+
+@pytest.mark.parametrize("kept_after", [3, 8, 9])
+def test_whoever_is_below_the_kept_log_gets_one_reset_and_goes_on_live(
+    healing: Healing, kept_after: int
+) -> None:
+    client = connected(healing, rev=10)
+    client.session.resume(2)
+    assert client.session.asks() == 2
+    client.session.heal(from_where_the_log_is_kept(kept_after, head=10), 500, payload_of)
+    assert [data["reset"] for _, data in client.events] == [True]
+    assert not client.session.behind and not client.session.resuming
+    offer(client, 11)
+    assert client.revs == [11]
+
+
+def test_whoever_stands_where_the_kept_log_begins_misses_nothing(healing: Healing) -> None:
+    client = connected(healing, rev=10)
+    client.session.resume(8)
+    client.session.asks()
+    client.session.heal(from_where_the_log_is_kept(8, head=10), 500, payload_of)
+    assert client.revs == [9, 10]
+    assert client.events[-1][1]["reset"] is False
+
+
+def test_what_was_pushed_meanwhile_needs_no_log_from_before_it(healing: Healing) -> None:
+    client = connected(healing, rev=2)
+    offer(client, 4)
+    client.session.asks()
+    offer(client, 3)
+    client.session.heal(from_where_the_log_is_kept(4, head=6), 500, payload_of)
+    assert client.revs == [3, 4, 5, 6] and not client.session.behind
+
+
+def test_a_log_with_a_hole_is_a_reset_and_no_loop(healing: Healing) -> None:
+    client = connected(healing, rev=1)
+    client.session.heard_of(Head("u1", 9, 9, 9))
+    client.session.asks()
+    client.session.heal(Backlog(Head("u1", 9, 9, 9), (created(2), created(5))), 500, payload_of)
+    assert client.revs == [2] and client.session.behind
+    client.session.asks()
+    client.session.heal(Backlog(Head("u1", 9, 9, 9), ()), 500, payload_of)
+    assert [data.get("reset") for _, data in client.events] == [None, True]
+    assert not client.session.behind
+
+
+def test_a_companion_that_is_further_behind_costs_nobody_a_reset(healing: Healing) -> None:
+    """One answer serves all sessions of a user: it starts at the last of them."""
+    client = connected(healing, rev=7)
+    client.session.heard_of(Head("u1", 9, 9, 9))
+    client.session.asks()
+    client.session.heal(backlog(2, head=9), 500, payload_of)
+    assert client.revs == [8, 9] and not client.session.behind
+
+
 def test_before_connected_nothing_is_pushed_and_what_was_missed_is_read(healing: Healing) -> None:
     client = FakeClient(wants_heal=healing)
     offer(client, 6)

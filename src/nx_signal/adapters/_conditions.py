@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from nx_signal.adapters._values import storable
@@ -45,15 +46,17 @@ def sql_of(
     more: Mapping[str, str],
     flags: tuple[str, str],
     bind: Callable[[Condition], str],
+    expressions: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """`AND …` for each condition, or "".
 
-    `prefix` goes before each column; `more` has the dialect's texts for in, not_in and like; `flags`
-    those for unread and read, which are no parameters: the index of unread rows is only used for a
-    condition that says so. `bind` takes a condition's value and gives its placeholder."""
+    `prefix` goes before each column that `expressions` has no other text for; `more` has the dialect's
+    texts for in, not_in and like; `flags` those for unread and read, which are no parameters: the index
+    of unread rows is only used for a condition that says so. `bind` takes a condition's value and gives
+    its placeholder."""
     text = ""
     for condition in where.all():
-        column = prefix + _COLUMNS[condition.field]
+        column = expressions.get(condition.field) or prefix + _COLUMNS[condition.field]
         kept = _findable(condition)
         if isinstance(kept, bool):
             text += " AND 1 = 1" if kept else " AND 1 = 0"

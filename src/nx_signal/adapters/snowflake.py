@@ -50,6 +50,11 @@ class Snowflakes:
         )
 
 
+def first_id_at(moment: datetime) -> int:
+    """Ids below this were made before `moment`; none is where that was before the first of all."""
+    return max(0, (moment - EPOCH) // _MS) << (_WORKER_BITS + _SEQUENCE_BITS)
+
+
 def timestamp_of(id: int) -> datetime:
     """When an id was made, to the millisecond (or a little later than that, where it was borrowed)."""
     return EPOCH + timedelta(milliseconds=id >> (_WORKER_BITS + _SEQUENCE_BITS))

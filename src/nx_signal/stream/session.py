@@ -166,7 +166,10 @@ class Session:
         if not self._live or self.lagging or self._asked_at is None:
             return
         head = backlog.head
-        if head.rev < self._asked_at or head.rev > self.rev + resume_limit:
+        first = backlog.changes[0].rev if backlog.changes else head.rev + 1
+        # A log that goes on above what was asked has a part that is no longer kept.
+        lost = first > self._asked_at + 1 and first > self.rev + 1
+        if lost or head.rev < self._asked_at or head.rev > self.rev + resume_limit:
             # Too far behind, or ahead of a store that was restored: the client refetches.
             if not self._push_state(head, reset=True):
                 return

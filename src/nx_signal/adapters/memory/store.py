@@ -10,13 +10,15 @@ from datetime import datetime, timedelta
 import trio
 
 from nx_signal.adapters._conditions import matches
+from nx_signal.adapters._upkeep import HeldInbox, OldRow, expiry, portion
 from nx_signal.adapters._values import json_text, legible, require_storable, settled
 from nx_signal.adapters.memory.directory import MemoryDirectory
-from nx_signal.adapters.snowflake import PREFERRED_WORKER, Snowflakes
+from nx_signal.adapters.snowflake import PREFERRED_WORKER, Snowflakes, first_id_at
 from nx_signal.errors import StoreUnavailable
 from nx_signal.model import (
     FRUITLESS,
     ActivityRow,
+    Audit,
     Backlog,
     Change,
     Created,
@@ -64,6 +66,7 @@ class MemoryDatabase:
         self.now = now
         self.ids = Snowflakes(PREFERRED_WORKER, now)
         self._inbox = MemoryInbox(self)
+        self._upkeep = MemoryUpkeep(self, self._inbox)
         self._directory = MemoryDirectory(self.begin, self.end)
         self._dead_letters = MemoryDeadLetters(self)
         self._traces = MemoryTraces(self)
@@ -71,6 +74,10 @@ class MemoryDatabase:
     @property
     def inbox(self) -> MemoryInbox:
         return self._inbox
+
+    @property
+    def upkeep(self) -> MemoryUpkeep:
+        return self._upkeep
 
     @property
     def directory(self) -> MemoryDirectory:
@@ -120,6 +127,8 @@ class _Box:
     rows: dict[int, Notification] = field(default_factory=dict)
     deleted: dict[int, Notification] = field(default_factory=dict)
     unread: int = 0
+    kept_after: int = 0
+    """the part of the log that its readers still get begins above this"""
 
     @property
     def head(self) -> Head:
@@ -129,8 +138,8 @@ class _Box:
 class MemoryInbox:
     def __init__(self, database: MemoryDatabase) -> None:
         self._db = database
-        self._boxes: dict[str, _Box] = {}
-        self._written: set[tuple[str, str]] = set()
+        self.boxes: dict[str, _Box] = {}
+        self.written: set[tuple[str, str]] = set()
 
     async def insert(self, drafts: Sequence[Draft]) -> Sequence[Created]:
         await self._db.begin()
@@ -139,14 +148,14 @@ class MemoryInbox:
         changes: list[Created] = []
         for draft, text in zip(drafts, data, strict=True):
             key = (draft.activity_id, draft.recipient_id)
-            if key not in self._written:
-                self._written.add(key)
+            if key not in self.written:
+                self.written.add(key)
                 changes.append(self._create(draft, json.loads(text), created_at))
         await self._db.end()
         return changes
 
     def _create(self, draft: Draft, data: Mapping[str, Json], created_at: datetime) -> Created:
-        box = self._boxes.setdefault(draft.recipient_id, _Box(draft.recipient_id))
+        box = self.boxes.setdefault(draft.recipient_id, _Box(draft.recipient_id))
         rev = len(box.log) + 1
         row = Notification(
             id=self._db.ids.next(),
@@ -183,7 +192,8 @@ class MemoryInbox:
         await self._db.begin()
         found = {}
         for id, rev in cursors.items():
-            box, since = self._box(id), max(rev, 0)
+            box = self._box(id)
+            since = max(rev, box.kept_after)
             found[id] = Backlog(box.head, tuple(box.log[since : since + limit]))
         await self._db.end()
         return found
@@ -298,7 +308,7 @@ class MemoryInbox:
         self, activity_id: str, recipient_id: str | None, limit: int
     ) -> tuple[Sequence[ActivityRow], int]:
         await self._db.begin()
-        recipients = sorted(user for activity, user in self._written if activity == activity_id)
+        recipients = sorted(user for activity, user in self.written if activity == activity_id)
         asked = recipients[:limit] if recipient_id is None else [recipient_id]
         rows = [
             ActivityRow(user, row.id, row.rev, row.created_at, row.is_read, row.id in box.deleted)
@@ -311,7 +321,7 @@ class MemoryInbox:
         return rows, len(recipients)
 
     def _box(self, recipient_id: str) -> _Box:
-        return self._boxes.get(recipient_id) or _Box(recipient_id)
+        return self.boxes.get(recipient_id) or _Box(recipient_id)
 
 
 def _read(box: _Box, row: Notification, read_at: datetime) -> Notification:
@@ -324,6 +334,57 @@ def _read(box: _Box, row: Notification, read_at: datetime) -> Notification:
 
 def _matching(box: _Box, where: InboxFilter) -> Iterator[Notification]:
     return (row for row in box.rows.values() if matches(row, where))
+
+
+class MemoryUpkeep:
+    def __init__(self, database: MemoryDatabase, inbox: MemoryInbox) -> None:
+        self._db = database
+        self._inbox = inbox
+
+    async def settle(self, limit: int) -> bool:
+        """A read-all is in all its rows at once here."""
+        await self._db.begin()
+        await self._db.end()
+        return False
+
+    async def expire(self, before: datetime, limit: int) -> tuple[int, Deleted | None]:
+        await self._db.begin()
+        result = self._expire(first_id_at(before), limit)
+        await self._db.end()
+        return result
+
+    def _expire(self, before_id: int, limit: int) -> tuple[int, Deleted | None]:
+        owners = ((id, box) for box in self._inbox.boxes.values() for id in (*box.rows, *box.deleted))
+        oldest_id, box = min(owners, key=lambda owner: owner[0], default=(before_id, _Box("")))
+        if oldest_id >= before_id:
+            return 0, None
+        rows = sorted((*box.rows.values(), *box.deleted.values()), key=lambda row: row.rev)
+        oldest = [OldRow(row.id, row.rev, row.is_read, row.id in box.deleted) for row in rows[: limit + 1]]
+        done = expiry(box.head, oldest, before_id, limit)
+        if done is None:
+            return 0, None
+        for row in rows[: done.rows]:
+            box.deleted.pop(row.id, None)
+            if box.rows.pop(row.id, None) is not None:
+                box.unread -= not row.is_read
+            self._inbox.written.remove((row.activity_id, row.recipient_id))
+        box.kept_after = done.kept_after
+        if done.change is not None:
+            box.log.append(done.change)
+        return done.rows, done.change
+
+    async def audit(self, after: str, max_inboxes: int, max_rows: int) -> Audit:
+        """Nothing to compare: what is counted elsewhere is held here."""
+        await self._db.begin()
+        boxes = self._inbox.boxes
+        heads = [
+            HeldInbox(id, boxes[id].head.rev, len(boxes[id].rows), boxes[id].unread, boxes[id].kept_after)
+            for id in sorted(boxes)
+            if id > after
+        ]
+        taken, last = portion(heads, max_inboxes, max_rows)
+        await self._db.end()
+        return Audit(len(taken), sum(held.total for held in taken), (), last)
 
 
 def _checked(draft: Draft) -> str:

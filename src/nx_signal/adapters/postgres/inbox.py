@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
+from nx_signal.adapters import _read_all
 from nx_signal.adapters._conditions import sql_of
+from nx_signal.adapters._read_all import Unsettled, with_covers
 from nx_signal.adapters._values import json_text, require_storable, storable
 from nx_signal.adapters.postgres.faults import IdTaken
 from nx_signal.adapters.postgres.lease import WorkerLease
@@ -37,7 +39,7 @@ from nx_signal.sql import queries
 
 MAX_DRAFTS = 1_000
 
-_SQL = queries("postgres")
+_SQL = with_covers(queries("postgres"))
 _TEXTS = tuple(field.name for field in fields(Draft) if field.name != "data")
 """Also the order of the columns that the statement `insert` takes."""
 _COMPARISONS = {
@@ -114,7 +116,7 @@ class PostgresInbox:
         self, connection: Connection, recipient_id: str, id: int, origin: str | None
     ) -> tuple[Notification, Change | None] | None:
         async with transaction(connection):
-            before = await _aio_head(connection, "lock_head", recipient_id)
+            before = await _aio_lock_head(connection, recipient_id)
             head = Head(recipient_id, before.rev + 1, before.total, before.unread - 1)
             read_at = to_ms(self._now())
             marked = await connection.fetchrow(
@@ -150,19 +152,41 @@ class PostgresInbox:
         subject: str | None,
         origin: str | None,
     ) -> Marked:
-        found = storable(type or "") and storable(subject or "")
-        async with transaction(connection):
-            before = await _aio_head(connection, "lock_head", recipient_id)
-            effective = before.rev if up_to_rev is None else max(0, min(up_to_rev, before.rev))
-            read_at, rev = to_ms(self._now()), before.rev + 1
-            updated: int = found and await connection.fetchval(
-                _SQL["mark_all_read"], recipient_id, effective, read_at, rev, type, subject
-            )
-            if not updated:
-                return 0, before, read_at, None
-            head = Head(recipient_id, rev, before.total, before.unread - updated)
-            change = _read(head, read_at, origin, up_to_rev=effective, type=type, subject=subject)
-            await _aio_log(connection, head, change)
+        if not (storable(type or "") and storable(subject or "")):
+            up_to_rev = 0  # no row is of these
+        while True:
+            async with transaction(connection):
+                before = await _aio_lock_head(connection, recipient_id)
+                if not await connection.fetchval(_SQL["is_unsettled"], recipient_id):
+                    return await self._aio_mark_locked(connection, before, up_to_rev, type, subject, origin)
+            await _aio_settle(connection, _read_all.PORTION, recipient_id)
+
+    async def _aio_mark_locked(
+        self,
+        connection: Connection,
+        before: Head,
+        up_to_rev: int | None,
+        type: str | None,
+        subject: str | None,
+        origin: str | None,
+    ) -> Marked:
+        """Mark the first portion; where that is not all, record that the others count as read, too."""
+        recipient_id, rev, read_at = before.recipient_id, before.rev + 1, to_ms(self._now())
+        effective = before.rev if up_to_rev is None else max(0, min(up_to_rev, before.rev))
+        what = (recipient_id, effective, read_at, rev, type, subject, 0)
+        updated, last = await _aio_mark_portion(connection, what, _read_all.PORTION)
+        if not updated:
+            return 0, before, read_at, None
+        if updated == _read_all.PORTION:
+            rest = await connection.fetchval(_SQL["count_unread"], recipient_id, effective, type, subject)
+            if rest:
+                await connection.execute(
+                    _SQL["leave_unsettled"], recipient_id, rev, effective, last, type, subject, read_at
+                )
+            updated += rest
+        head = Head(recipient_id, rev, before.total, before.unread - updated)
+        change = _read(head, read_at, origin, up_to_rev=effective, type=type, subject=subject)
+        await _aio_log(connection, head, change)
         return updated, head, read_at, change
 
     async def delete(self, recipient_id: str, id: int) -> Change | None:
@@ -172,7 +196,7 @@ class PostgresInbox:
 
     async def _aio_delete(self, connection: Connection, recipient_id: str, id: int) -> Change | None:
         async with transaction(connection):
-            before = await _aio_head(connection, "lock_head", recipient_id)
+            before = await _aio_lock_head(connection, recipient_id)
             was_read = await connection.fetchval(
                 _SQL["delete"], bounded(id), recipient_id, to_ms(self._now()), before.rev + 1
             )
@@ -270,7 +294,7 @@ async def _aio_rows_of(
     return [ActivityRow(*row) for row in rows], total
 
 
-def _conditions(where: InboxFilter, first: int) -> tuple[str, list[Any]]:
+def _conditions(where: InboxFilter, unsettled: Unsettled | None, first: int) -> tuple[str, list[Any]]:
     """A condition of fixed texts, and its parameters, numbered from `first`."""
     values: list[Any] = []
 
@@ -279,7 +303,11 @@ def _conditions(where: InboxFilter, first: int) -> tuple[str, list[Any]]:
         values.append([_scalar(each) for each in value] if isinstance(value, tuple) else _scalar(value))
         return f"${first + len(values) - 1}"
 
-    return sql_of(where, prefix="n.", more=_COMPARISONS, flags=_FLAGS, bind=bind), values
+    read = {}
+    if unsettled is not None and any(condition.field == "is_read" for condition in where.all()):
+        read["is_read"] = f"(n.is_read OR {unsettled.covers('n.', bind)})"
+    condition = sql_of(where, prefix="n.", more=_COMPARISONS, flags=_FLAGS, bind=bind, expressions=read)
+    return condition, values
 
 
 def _scalar(value: Any) -> Any:
@@ -294,9 +322,10 @@ async def _aio_page(
     before_rev: int | None,
     skip: int,
 ) -> InboxPage:
-    condition, values = _conditions(where, first=5)
     async with transaction(connection, SNAPSHOT):
-        matching, head = await _aio_count(connection, recipient_id, where)
+        head, unsettled = await _aio_state(connection, recipient_id)
+        matching = await _aio_count(connection, head, unsettled, where)
+        condition, values = _conditions(where, unsettled, first=5)
         found = await connection.fetch(
             _SQL["page"].replace("{where}", condition),
             recipient_id,
@@ -314,28 +343,39 @@ async def _aio_head_and_count(
     connection: Connection, recipient_id: str, where: InboxFilter
 ) -> tuple[int, Head]:
     async with transaction(connection, SNAPSHOT):
-        return await _aio_count(connection, recipient_id, where)
+        head, unsettled = await _aio_state(connection, recipient_id)
+        return await _aio_count(connection, head, unsettled, where), head
 
 
-async def _aio_count(connection: Connection, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
-    """The head alone tells, where it can. Within a snapshot."""
-    head = await _aio_head(connection, "head", recipient_id)
+async def _aio_count(
+    connection: Connection, head: Head, unsettled: Unsettled | None, where: InboxFilter
+) -> int:
+    """The head alone tells, where it can."""
     match where.all():
         case ():
-            return head.total, head
+            return head.total
         case (Condition("is_read", "eq", is_read),):
-            return head.total - head.unread if is_read else head.unread, head
-    condition, values = _conditions(where, first=2)
+            return head.total - head.unread if is_read else head.unread
+    condition, values = _conditions(where, unsettled, first=2)
     statement = _SQL["count"].replace("{where}", condition)
-    return await connection.fetchval(statement, recipient_id, *values), head
+    count: int = await connection.fetchval(statement, head.recipient_id, *values)
+    return count
 
 
 # --- heads and the log ---------------------------------------------------------------------------
 
 
-async def _aio_head(connection: Connection, statement: str, recipient_id: str) -> Head:
-    row = await connection.fetchrow(_SQL[statement], recipient_id)
+async def _aio_lock_head(connection: Connection, recipient_id: str) -> Head:
+    row = await connection.fetchrow(_SQL["lock_head"], recipient_id)
     return Head(recipient_id, 0, 0, 0) if row is None else Head(*row)
+
+
+async def _aio_state(connection: Connection, recipient_id: str) -> tuple[Head, Unsettled | None]:
+    row = await connection.fetchrow(_SQL["head"], recipient_id)
+    if row is None:
+        return Head(recipient_id, 0, 0, 0), None
+    *head, up_to_rev, type, subject = row
+    return Head(*head), None if up_to_rev is None else Unsettled(up_to_rev, type, subject)
 
 
 async def _aio_heads(connection: Connection, recipient_ids: Sequence[str]) -> dict[str, Head]:
@@ -383,6 +423,30 @@ async def _aio_log(connection: Connection, head: Head, change: Read | Deleted) -
     )
 
 
+async def _aio_mark_portion(
+    connection: Connection, what: tuple[Any, ...], limit: int
+) -> tuple[int, int | None]:
+    """(how many were marked, the last one's revision)"""
+    ((many, last),) = await connection.fetch(_SQL["mark_portion"], *what, limit)
+    return many, last
+
+
+async def _aio_settle(connection: Connection, limit: int, recipient_id: str | None = None) -> bool:
+    """Write up to `limit` rows of what this recipient's read-all covers, or anybody's; False when there is
+    none. Needs no lock of the head: no row becomes covered later, and none unread."""
+    row = await connection.fetchrow(_SQL["unsettled"], recipient_id)
+    if row is None:
+        return False
+    recipient_id, rev, up_to_rev, settled_rev, type, subject, read_at = row
+    what = (recipient_id, up_to_rev, read_at, rev, type, subject, settled_rev)
+    many, last = await _aio_mark_portion(connection, what, limit)
+    if many < limit:
+        await connection.execute(_SQL["forget_unsettled"], recipient_id, rev)
+    else:
+        await connection.execute(_SQL["settled_up_to"], recipient_id, rev, last)
+    return True
+
+
 def _logged(row: asyncpg.Record) -> Read | Deleted:
     recipient_id, rev, kind, detail_text, unread, total = row
     detail = json.loads(detail_text)
@@ -404,7 +468,7 @@ async def _aio_backlogs(connection: Connection, cursors: Mapping[str, int], limi
     """Three queries of one snapshot; no entry for an inbox never written."""
     async with transaction(connection, SNAPSHOT):
         states = await connection.fetch(_SQL["heads_and_bases"], list(cursors), list(cursors.values()))
-        behind = {id: cursors[id] for id, rev, *_ in states if rev > cursors[id]}
+        behind = {id: after for id, rev, _, _, after, *_ in states if rev > after}
         asked = list(behind), list(behind.values()), max(0, min(limit, MAX_BIGINT // 2))
         created = await connection.fetch(_SQL["created_after"], *asked)
         changed = await connection.fetch(_SQL["changed_after"], *asked)
@@ -415,7 +479,7 @@ async def _aio_backlogs(connection: Connection, cursors: Mapping[str, int], limi
     for row in changed:
         steps[row["recipient_id"]].append(_logged(row))
     backlogs = {}
-    for id, rev, total, unread, base_rev, base_total, base_unread in states:
+    for id, rev, total, unread, _, base_rev, base_total, base_unread in states:
         log = _replayed(Head(id, base_rev, base_total, base_unread), steps[id])
         backlogs[id] = Backlog(Head(id, rev, total, unread), tuple(log))
     return backlogs

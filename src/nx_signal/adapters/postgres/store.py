@@ -13,6 +13,7 @@ from nx_signal.adapters.postgres.lease import WorkerLease
 from nx_signal.adapters.postgres.schema import Schema
 from nx_signal.adapters.postgres.session import Session
 from nx_signal.adapters.postgres.traces import PostgresTraces
+from nx_signal.adapters.postgres.upkeep import PostgresUpkeep
 from nx_signal.ports import Now
 
 
@@ -23,6 +24,7 @@ class PostgresDatabase:
         self._schema = Schema(session)
         self._lease = lease
         self.inbox = PostgresInbox(session, lease, now)
+        self.upkeep = PostgresUpkeep(session)
         self.directory = PostgresDirectory(session)
         self.dead_letters = PostgresDeadLetters(session, lease, now)
         self.traces = PostgresTraces(session, now)

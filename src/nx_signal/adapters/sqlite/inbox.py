@@ -6,13 +6,15 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
+from nx_signal.adapters import _read_all
 from nx_signal.adapters._conditions import sql_of
+from nx_signal.adapters._read_all import Unsettled, with_covers
 from nx_signal.adapters._values import json_text, require_storable, storable
-from nx_signal.adapters.sqlite.file import MAX_INTEGER, SQL, Row, SqliteFile, clamped, from_ms, to_ms
+from nx_signal.adapters.sqlite.file import MAX_INTEGER, Row, SqliteFile, clamped, from_ms, to_ms
 from nx_signal.model import (
     ActivityRow,
     Backlog,
@@ -27,7 +29,9 @@ from nx_signal.model import (
     Notification,
     Read,
 )
+from nx_signal.sql import queries
 
+SQL = with_covers(queries("sqlite"))
 _TEXTS = (
     "recipient_id",
     "activity_id",
@@ -115,22 +119,29 @@ class SqliteInbox:
         subject: str | None,
         origin: str | None,
     ) -> tuple[int, Head, datetime, Change | None]:
-        where, values = _where(InboxFilter(type=type, subject=subject))
-
-        def transaction(connection: sqlite3.Connection) -> tuple[int, Head, datetime, Change | None]:
+        def transaction(connection: sqlite3.Connection) -> tuple[int, Head, datetime, Change | None] | None:
+            if _settle(connection, _read_all.PORTION, recipient_id):
+                return None
             before = _heads(connection, [recipient_id])[recipient_id]
             effective = before.rev if up_to_rev is None else max(0, min(up_to_rev, before.rev))
             at_ms = self._file.now_ms()
-            values.update(recipient_id=recipient_id, at=at_ms, rev=before.rev + 1, up_to_rev=effective)
-            updated = connection.execute(SQL["mark_all_read"].format(where=where), values).rowcount
+            what = _ReadAll(recipient_id, before.rev + 1, effective, type, subject, at_ms)
+            updated = _mark_portion(connection, what, _read_all.PORTION)
             if not updated:
                 return 0, before, from_ms(at_ms), None
+            if updated == _read_all.PORTION:
+                rest = _count_unread(connection, what)
+                if rest:
+                    connection.execute(SQL["leave_unsettled"], what.values)
+                updated += rest
             head = Head(recipient_id, before.rev + 1, before.total, before.unread - updated)
             change = _read(head, None, effective, type, subject, from_ms(at_ms), origin)
             _log(connection, head, change)
             return updated, head, from_ms(at_ms), change
 
-        return await self._file.write(transaction)
+        while (marked := await self._file.write(transaction)) is None:
+            pass  # the read-all before this one is written first, in transactions of its own
+        return marked
 
     async def delete(self, recipient_id: str, id: int) -> Change | None:
         def transaction(connection: sqlite3.Connection) -> Change | None:
@@ -142,7 +153,13 @@ class SqliteInbox:
             head = Head(recipient_id, before.rev + 1, before.total - 1, unread)
             connection.execute(
                 SQL["delete"],
-                {"id": id, "recipient_id": recipient_id, "at": self._file.now_ms(), "rev": head.rev},
+                {
+                    "id": id,
+                    "recipient_id": recipient_id,
+                    "at": self._file.now_ms(),
+                    "rev": head.rev,
+                    "is_read": row.is_read,
+                },
             )
             change = Deleted(recipient_id, head.rev, head.unread, head.total, (id,))
             _log(connection, head, change)
@@ -159,6 +176,7 @@ class SqliteInbox:
         def transaction(connection: sqlite3.Connection) -> Mapping[str, Backlog]:
             heads = _heads(connection, cursors)
             behind = {id: max(0, rev) for id, rev in cursors.items() if rev < heads[id].rev}
+            behind = _kept(connection, behind)
             changes = _changes(connection, behind, clamped(limit)) if behind and limit > 0 else {}
             return {id: Backlog(head, tuple(changes.get(id, ()))) for id, head in heads.items()}
 
@@ -167,16 +185,15 @@ class SqliteInbox:
     async def page(
         self, recipient_id: str, where: InboxFilter, limit: int, before_rev: int | None, skip: int
     ) -> InboxPage:
-        condition, values = _where(where)
-        values.update(
-            recipient_id=recipient_id,
-            before_rev=MAX_INTEGER if before_rev is None else clamped(before_rev),
-            limit=clamped(limit + 1),  # one more, to know whether there is a next page
-            skip=clamped(skip),
-        )
-
         def transaction(connection: sqlite3.Connection) -> InboxPage:
             head = _heads(connection, [recipient_id])[recipient_id]
+            condition, values = _where(where, _unsettled(connection, recipient_id))
+            values.update(
+                recipient_id=recipient_id,
+                before_rev=MAX_INTEGER if before_rev is None else clamped(before_rev),
+                limit=clamped(limit + 1),  # one more, to know whether there is a next page
+                skip=clamped(skip),
+            )
             found = [
                 _notification(row) for row in connection.execute(SQL["page"].format(where=condition), values)
             ]
@@ -284,7 +301,7 @@ def _get(connection: sqlite3.Connection, recipient_id: str, id: int) -> Notifica
     return _notification(row) if row else None
 
 
-def _where(where: InboxFilter) -> tuple[str, dict[str, Any]]:
+def _where(where: InboxFilter, unsettled: Unsettled | None = None) -> tuple[str, dict[str, Any]]:
     """A condition of fixed texts, and its parameters by name."""
     values: dict[str, Any] = {}
 
@@ -293,7 +310,13 @@ def _where(where: InboxFilter) -> tuple[str, dict[str, Any]]:
         values[name] = _bound(condition)
         return f":{name}"
 
-    return sql_of(where, prefix="", more=_COMPARISONS, flags=_FLAGS, bind=bind), values
+    flags, expressions = _FLAGS, {}
+    if unsettled is not None:
+        covered = unsettled.covers("n.", bind)
+        flags = f"n.is_read = 0 AND NOT {covered}", _FLAGS[1]
+        expressions = {"is_read": f"(n.is_read OR {covered})"}
+    condition = sql_of(where, prefix="n.", more=_COMPARISONS, flags=flags, bind=bind, expressions=expressions)
+    return condition, values
 
 
 def _bound(condition: Condition) -> Any:
@@ -320,10 +343,61 @@ def _count(connection: sqlite3.Connection, head: Head, where: InboxFilter) -> in
             return head.total
         case (Condition("is_read", "eq", is_read),):
             return head.total - head.unread if is_read else head.unread
-    condition, values = _where(where)
+    condition, values = _where(where, _unsettled(connection, head.recipient_id))
     values["recipient_id"] = head.recipient_id
     count: int = connection.execute(SQL["count"].format(where=condition), values).fetchone()[0]
     return count
+
+
+# --- what a read-all covers ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadAll:
+    recipient_id: str
+    rev: int
+    up_to_rev: int
+    type: str | None
+    subject: str | None
+    at_ms: int
+
+    @property
+    def values(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"at": values.pop("at_ms")}
+
+
+def _unsettled(connection: sqlite3.Connection, recipient_id: str) -> Unsettled | None:
+    row = connection.execute(SQL["unsettled"], {"recipient_id": recipient_id}).fetchone()
+    return None if row is None else Unsettled(row["up_to_rev"], row["type"], row["subject"])
+
+
+def _mark_portion(connection: sqlite3.Connection, what: _ReadAll, limit: int) -> int:
+    where, values = _where(InboxFilter(type=what.type, subject=what.subject))
+    statement = SQL["mark_portion"].format(where=where)
+    return connection.execute(statement, values | what.values | {"limit": limit}).rowcount
+
+
+def _count_unread(connection: sqlite3.Connection, what: _ReadAll) -> int:
+    up_to = Condition("rev", "lte", what.up_to_rev)
+    unread = InboxFilter(is_read=False, type=what.type, subject=what.subject, conditions=(up_to,))
+    where, values = _where(unread)
+    values["recipient_id"] = what.recipient_id
+    count: int = connection.execute(SQL["count"].format(where=where), values).fetchone()[0]
+    return count
+
+
+def _settle(connection: sqlite3.Connection, limit: int, recipient_id: str | None) -> bool:
+    """Write up to `limit` rows of what this recipient's read-all covers, or anybody's; False when there is
+    none."""
+    name = "unsettled" if recipient_id is not None else "any_unsettled"
+    row = connection.execute(SQL[name], {"recipient_id": recipient_id}).fetchone()
+    if row is None:
+        return False
+    what = _ReadAll(*row)
+    if _mark_portion(connection, what, limit) < limit:
+        connection.execute(SQL["forget_unsettled"], {"recipient_id": what.recipient_id})
+    return True
 
 
 # --- heads and the log ---------------------------------------------------------------------------
@@ -335,6 +409,13 @@ def _heads(connection: sqlite3.Connection, recipient_ids: Iterable[str]) -> dict
     for row in connection.execute(SQL["heads"], {"recipient_ids": asked}):
         heads[row[0]] = Head(*row)
     return heads
+
+
+def _kept(connection: sqlite3.Connection, cursors: Mapping[str, int]) -> dict[str, int]:
+    """The cursors, raised to where the kept log of each inbox begins."""
+    asked = json.dumps([id for id in cursors if storable(id)])
+    kept_after = dict(connection.execute(SQL["kept_after"], {"recipient_ids": asked}).fetchall())
+    return {id: max(rev, kept_after.get(id, 0)) for id, rev in cursors.items()}
 
 
 def _write_heads(connection: sqlite3.Connection, heads: Iterable[Head]) -> None:

@@ -13,6 +13,7 @@ from nx_signal.adapters.sqlite.directory import SqliteDirectory
 from nx_signal.adapters.sqlite.file import SQL, SqliteFile
 from nx_signal.adapters.sqlite.inbox import SqliteInbox
 from nx_signal.adapters.sqlite.traces import SqliteTraces
+from nx_signal.adapters.sqlite.upkeep import SqliteUpkeep
 from nx_signal.errors import SchemaOutdated
 from nx_signal.ports import Database, Now
 from nx_signal.sql import Migration, migrations
@@ -34,6 +35,7 @@ class SqliteDatabase:
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
         self._inbox = SqliteInbox(file)
+        self._upkeep = SqliteUpkeep(file)
         self._directory = SqliteDirectory(file)
         self._dead_letters = SqliteDeadLetters(file)
         self._traces = SqliteTraces(file)
@@ -41,6 +43,10 @@ class SqliteDatabase:
     @property
     def inbox(self) -> SqliteInbox:
         return self._inbox
+
+    @property
+    def upkeep(self) -> SqliteUpkeep:
+        return self._upkeep
 
     @property
     def directory(self) -> SqliteDirectory:

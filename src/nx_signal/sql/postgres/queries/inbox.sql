@@ -46,9 +46,10 @@ ORDER BY f.ord;
 SELECT recipient_id, rev, total, unread FROM recipient_head WHERE recipient_id = ANY ($1::text[]);
 
 -- name: heads_and_bases
--- With the last change that is no creation at or below the cursor: from there the counts go on, +1 for each
--- revision, because all those in between are creations.
-SELECT h.recipient_id, h.rev, h.total, h.unread,
+-- With the revision to go on after: the cursor, or where the kept log begins. And with the last change that is
+-- no creation at or below it: from there the counts go on, +1 for each revision, because all those in between
+-- are creations.
+SELECT h.recipient_id, h.rev, h.total, h.unread, greatest(asked.rev, h.kept_after) AS after,
        coalesce(base.rev, 0) AS base_rev,
        coalesce(base.total, 0) AS base_total,
        coalesce(base.unread, 0) AS base_unread
@@ -56,7 +57,7 @@ FROM unnest($1::text[], $2::bigint[]) AS asked (recipient_id, rev)
 JOIN recipient_head h ON h.recipient_id = asked.recipient_id
 LEFT JOIN LATERAL (
     SELECT c.rev, c.total, c.unread FROM recipient_change c
-    WHERE c.recipient_id = asked.recipient_id AND c.rev <= asked.rev
+    WHERE c.recipient_id = asked.recipient_id AND c.rev <= greatest(asked.rev, h.kept_after)
     ORDER BY c.rev DESC LIMIT 1
 ) base ON h.rev > asked.rev;
 
@@ -82,10 +83,14 @@ CROSS JOIN LATERAL (
 ) c;
 
 -- name: page
--- The filter's conditions are constant text too (inbox.py, _conditions).
-SELECT n.id, n.recipient_id, n.rev, n.changed_rev, n.activity_id, n.type, n.organizer_id, n.merchant_id,
-       n.subject, n.locale, n.content, n.content_html, n.action_url, n.data, n.is_read, n.read_at, n.created_at
+-- The filter's conditions are constant text too (inbox.py, _conditions). Read is also what an unsettled
+-- read-all covers (adapters/_read_all.py).
+SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
+       n.content, n.content_html, n.action_url, n.data, n.created_at,
+       n.is_read OR u.rev IS NOT NULL AS is_read, coalesce(n.read_at, u.read_at) AS read_at,
+       CASE WHEN n.is_read THEN n.changed_rev ELSE coalesce(u.rev, n.changed_rev) END AS changed_rev
 FROM activity_notification n
+LEFT JOIN unsettled_read u ON {covers}
 WHERE n.recipient_id = $1 AND n.deleted_at IS NULL AND n.rev < $2 {where}
 ORDER BY n.rev DESC
 LIMIT $3 OFFSET $4;
@@ -94,38 +99,78 @@ LIMIT $3 OFFSET $4;
 SELECT count(*) FROM activity_notification n WHERE n.recipient_id = $1 AND n.deleted_at IS NULL {where};
 
 -- name: head
-SELECT recipient_id, rev, total, unread FROM recipient_head WHERE recipient_id = $1;
+-- With what counts as read already, if anything.
+SELECT h.recipient_id, h.rev, h.total, h.unread,
+       u.up_to_rev AS read_up_to, u.type AS read_type, u.subject AS read_subject
+FROM recipient_head h LEFT JOIN unsettled_read u ON u.recipient_id = h.recipient_id
+WHERE h.recipient_id = $1;
 
 -- name: lock_head
 SELECT recipient_id, rev, total, unread FROM recipient_head WHERE recipient_id = $1 FOR NO KEY UPDATE;
 
 -- name: get
-SELECT n.id, n.recipient_id, n.rev, n.changed_rev, n.activity_id, n.type, n.organizer_id, n.merchant_id,
-       n.subject, n.locale, n.content, n.content_html, n.action_url, n.data, n.is_read, n.read_at, n.created_at
+SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
+       n.content, n.content_html, n.action_url, n.data, n.created_at,
+       n.is_read OR u.rev IS NOT NULL AS is_read, coalesce(n.read_at, u.read_at) AS read_at,
+       CASE WHEN n.is_read THEN n.changed_rev ELSE coalesce(u.rev, n.changed_rev) END AS changed_rev
 FROM activity_notification n
+LEFT JOIN unsettled_read u ON {covers}
 WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL;
 
 -- name: mark_read
 UPDATE activity_notification n
 SET is_read = true, read_at = $3, modified_at = $3, changed_rev = $4
 WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL AND NOT n.is_read
+  AND NOT EXISTS (SELECT FROM unsettled_read u WHERE {covers})
 RETURNING n.id, n.recipient_id, n.rev, n.changed_rev, n.activity_id, n.type, n.organizer_id, n.merchant_id,
           n.subject, n.locale, n.content, n.content_html, n.action_url, n.data, n.is_read, n.read_at,
           n.created_at;
 
--- name: mark_all_read
-WITH marked AS (
+-- name: is_unsettled
+SELECT EXISTS (SELECT FROM unsettled_read WHERE recipient_id = $1);
+
+-- name: mark_portion
+-- The lowest of the rows that a read-all covers. Whoever else marks or deletes one of them is waited for.
+-- The array keeps the planner from joining with all rows of the table.
+WITH portion AS MATERIALIZED (
+    SELECT r.id, r.rev FROM activity_notification r
+    WHERE r.recipient_id = $1 AND r.rev > $7 AND r.rev <= $2 AND r.deleted_at IS NULL AND NOT r.is_read
+      AND ($5::text IS NULL OR r.type = $5) AND ($6::text IS NULL OR r.subject = $6)
+    ORDER BY r.rev LIMIT $8
+    FOR NO KEY UPDATE
+), marked AS (
     UPDATE activity_notification n
     SET is_read = true, read_at = $3, modified_at = $3, changed_rev = $4
-    WHERE n.recipient_id = $1 AND n.rev <= $2 AND n.deleted_at IS NULL AND NOT n.is_read
-      AND ($5::text IS NULL OR n.type = $5) AND ($6::text IS NULL OR n.subject = $6)
-    RETURNING 1
+    WHERE n.id = ANY (ARRAY(SELECT portion.id FROM portion))
 )
-SELECT count(*) FROM marked;
+SELECT count(*) AS many, max(rev) AS last FROM portion;
+
+-- name: count_unread
+SELECT count(*) FROM activity_notification n
+WHERE n.recipient_id = $1 AND n.rev <= $2 AND n.deleted_at IS NULL AND NOT n.is_read
+  AND ($3::text IS NULL OR n.type = $3) AND ($4::text IS NULL OR n.subject = $4);
+
+-- name: leave_unsettled
+INSERT INTO unsettled_read (recipient_id, rev, up_to_rev, settled_rev, type, subject, read_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: unsettled
+SELECT recipient_id, rev, up_to_rev, settled_rev, type, subject, read_at
+FROM unsettled_read
+WHERE $1::text IS NULL OR recipient_id = $1
+LIMIT 1;
+
+-- name: settled_up_to
+-- Without this each portion would begin by walking over what the index still has of the earlier ones.
+UPDATE unsettled_read SET settled_rev = greatest(settled_rev, $3) WHERE recipient_id = $1 AND rev = $2;
+
+-- name: forget_unsettled
+DELETE FROM unsettled_read WHERE recipient_id = $1 AND rev = $2;
 
 -- name: delete
 UPDATE activity_notification n
-SET deleted_at = $3, modified_at = $3, changed_rev = $4
+SET deleted_at = $3, modified_at = $3, changed_rev = $4,
+    is_read = n.is_read OR EXISTS (SELECT FROM unsettled_read u WHERE {covers})
 WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL
 RETURNING n.is_read;
 
@@ -138,8 +183,10 @@ INSERT INTO recipient_change (recipient_id, rev, total, unread, kind, detail)
 VALUES ($1, $2, $3, $4, $5, $6);
 
 -- name: rows_of
-SELECT n.recipient_id, n.id, n.rev, n.created_at, n.is_read, n.deleted_at IS NOT NULL AS deleted
+SELECT n.recipient_id, n.id, n.rev, n.created_at, n.is_read OR u.rev IS NOT NULL AS is_read,
+       n.deleted_at IS NOT NULL AS deleted
 FROM activity_notification n
+LEFT JOIN unsettled_read u ON {covers}
 WHERE n.activity_id = $1 AND ($2::text IS NULL OR n.recipient_id = $2)
 ORDER BY n.recipient_id
 LIMIT $3;

@@ -27,6 +27,11 @@ SELECT recipient_id, rev, total, unread
 FROM recipient_head
 WHERE recipient_id IN (SELECT value FROM json_each(:recipient_ids));
 
+-- name: kept_after
+SELECT recipient_id, kept_after
+FROM recipient_head
+WHERE kept_after > 0 AND recipient_id IN (SELECT value FROM json_each(:recipient_ids));
+
 -- name: created_since
 SELECT n.*
 FROM json_each(:cursors) AS asked
@@ -57,35 +62,66 @@ CROSS JOIN recipient_change AS c
     );
 
 -- name: page
-SELECT *
-FROM activity_notification
-WHERE recipient_id = :recipient_id AND deleted_at IS NULL AND rev < :before_rev {where}
-ORDER BY rev DESC
+-- Read is also what an unsettled read-all covers (adapters/_read_all.py).
+SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
+    n.content, n.content_html, n.action_url, n.data, n.created_at,
+    n.is_read OR u.rev IS NOT NULL AS is_read, coalesce(n.read_at, u.read_at) AS read_at,
+    CASE WHEN n.is_read THEN n.changed_rev ELSE coalesce(u.rev, n.changed_rev) END AS changed_rev
+FROM activity_notification AS n
+LEFT JOIN unsettled_read AS u ON {covers}
+WHERE n.recipient_id = :recipient_id AND n.deleted_at IS NULL AND n.rev < :before_rev {where}
+ORDER BY n.rev DESC
 LIMIT :limit OFFSET :skip;
 
 -- name: count
 SELECT count(*)
-FROM activity_notification
-WHERE recipient_id = :recipient_id AND deleted_at IS NULL {where};
+FROM activity_notification AS n
+WHERE n.recipient_id = :recipient_id AND n.deleted_at IS NULL {where};
 
 -- name: get
-SELECT *
-FROM activity_notification
-WHERE id = :id AND recipient_id = :recipient_id AND deleted_at IS NULL;
+SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
+    n.content, n.content_html, n.action_url, n.data, n.created_at,
+    n.is_read OR u.rev IS NOT NULL AS is_read, coalesce(n.read_at, u.read_at) AS read_at,
+    CASE WHEN n.is_read THEN n.changed_rev ELSE coalesce(u.rev, n.changed_rev) END AS changed_rev
+FROM activity_notification AS n
+LEFT JOIN unsettled_read AS u ON {covers}
+WHERE n.id = :id AND n.recipient_id = :recipient_id AND n.deleted_at IS NULL;
 
 -- name: mark_read
 UPDATE activity_notification
 SET is_read = 1, read_at = :at, modified_at = :at, changed_rev = :rev
 WHERE id = :id AND recipient_id = :recipient_id;
 
--- name: mark_all_read
+-- name: unsettled
+SELECT recipient_id, rev, up_to_rev, type, subject, read_at
+FROM unsettled_read
+WHERE recipient_id = :recipient_id;
+
+-- name: any_unsettled
+SELECT recipient_id, rev, up_to_rev, type, subject, read_at FROM unsettled_read LIMIT 1;
+
+-- name: mark_portion
 UPDATE activity_notification
 SET is_read = 1, read_at = :at, modified_at = :at, changed_rev = :rev
-WHERE recipient_id = :recipient_id AND is_read = 0 AND deleted_at IS NULL AND rev <= :up_to_rev {where};
+WHERE id IN (
+    SELECT n.id
+    FROM activity_notification AS n
+    WHERE n.recipient_id = :recipient_id AND n.is_read = 0 AND n.deleted_at IS NULL AND n.rev <= :up_to_rev
+        {where}
+    ORDER BY n.rev
+    LIMIT :limit
+);
+
+-- name: leave_unsettled
+INSERT INTO unsettled_read (recipient_id, rev, up_to_rev, type, subject, read_at)
+VALUES (:recipient_id, :rev, :up_to_rev, :type, :subject, :at);
+
+-- name: forget_unsettled
+DELETE FROM unsettled_read WHERE recipient_id = :recipient_id;
 
 -- name: delete
 UPDATE activity_notification
-SET deleted_at = :at, modified_at = :at, changed_rev = :rev
+SET deleted_at = :at, modified_at = :at, changed_rev = :rev, is_read = :is_read
 WHERE id = :id AND recipient_id = :recipient_id;
 
 -- name: log_change
@@ -93,10 +129,12 @@ INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total)
 VALUES (:recipient_id, :rev, :kind, :detail, :unread, :total);
 
 -- name: rows_of
-SELECT recipient_id, id, rev, created_at, is_read, deleted_at IS NOT NULL AS deleted
-FROM activity_notification
-WHERE activity_id = :activity_id AND (:recipient_id IS NULL OR recipient_id = :recipient_id)
-ORDER BY recipient_id
+SELECT n.recipient_id, n.id, n.rev, n.created_at, n.is_read OR u.rev IS NOT NULL AS is_read,
+    n.deleted_at IS NOT NULL AS deleted
+FROM activity_notification AS n
+LEFT JOIN unsettled_read AS u ON {covers}
+WHERE n.activity_id = :activity_id AND (:recipient_id IS NULL OR n.recipient_id = :recipient_id)
+ORDER BY n.recipient_id
 LIMIT :limit;
 
 -- name: count_rows_of
