@@ -131,6 +131,7 @@ def _parameters(each: Route, components: Mapping[str, Any]) -> Iterator[Json]:
     for field in msgspec.structs.fields(each.query):
         schema = dict(properties[field.encode_name])
         parameter: dict[str, Json] = {"name": field.encode_name, "in": "query", "required": field.required}
+        parameter["allowEmptyValue"] = not field.required
         if "description" in schema:
             parameter["description"] = schema.pop("description")
         example = each.example.query.get(field.encode_name)

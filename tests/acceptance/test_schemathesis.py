@@ -1,0 +1,98 @@
+"""Every documented route, asked by schemathesis whatever its schema allows and much that it does not: no
+failure of the server, and no answer that the document does not name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from serving import COMMAND, Instance
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("APP_ENV_")}
+PATIENCE_S = 100
+
+
+@dataclass(frozen=True)
+class Served:
+    instance: Instance
+
+    def run(self, *arguments: str, input: str = "") -> str:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            env=self.instance.environment,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    environment = ENVIRONMENT | {
+        "APP_ENV_DATA_DIR": str(tmp_path_factory.mktemp("data")),
+        "APP_ENV_LOG_LEVEL": "error",
+        "APP_ENV_RATE_FACTOR": "0",  # a 429 would answer for everything else
+    }
+    if request.param == "postgres":
+        environment["APP_ENV_DATABASE_URL"] = request.getfixturevalue("postgres_url")
+    served = Served(Instance(environment))
+    if request.param == "postgres":
+        served.run("migrate")
+    roster = {"organizers": [], "members": [], "grants": [{"userId": "op", "role": "signal-operator"}]}
+    served.run("members", "load", "-", input=json.dumps(roster))
+    served.instance.start()
+    try:
+        served.instance.wait_ready()
+        yield served
+    finally:
+        assert served.instance.process
+        served.instance.process.kill()
+        served.instance.process.wait()
+
+
+LISTS = ("/v1/api/signal/notifications", "/v1/api/signal/notifications/count")
+"""Their filter alone gives a thousand boundary values each; both take the same, so one run covers it."""
+
+
+@pytest.mark.parametrize(
+    ("served", "user", "phases", "chosen"),
+    [
+        ("sqlite", "op", "examples,coverage,fuzzing,stateful", [f"--exclude-path={path}" for path in LISTS]),
+        ("sqlite", "ann", "examples,fuzzing", []),
+        ("postgres", "op", "examples,fuzzing,stateful", []),
+        ("postgres", "op", "coverage", [f"--include-path={LISTS[0]}"]),
+    ],
+    indirect=["served"],
+    ids=["sqlite-operator", "sqlite-user", "postgres-operator", "postgres-filters"],
+)
+def test_whatever_is_sent_is_answered_as_documented(
+    served: Served, user: str, phases: str, chosen: list[str]
+) -> None:
+    token = served.run("token", "--user", user)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG)),
+            *("run", f"{served.instance.url}/doc/openapi.json"),
+            *("--header", f"Authorization: Bearer {token}"),
+            *("--phases", phases, "--max-examples", "5", *chosen),
+            *("--generation-deterministic", "--no-color", "--workers", "2"),
+        ],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        cwd=served.instance.environment["APP_ENV_DATA_DIR"],  # it leaves files where it runs
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
+    assert "Selected: " in done.stdout
