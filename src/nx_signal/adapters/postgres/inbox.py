@@ -178,7 +178,7 @@ class PostgresInbox:
         if not updated:
             return 0, before, read_at, None
         if updated == _read_all.PORTION:
-            rest = await connection.fetchval(_SQL["count_unread"], recipient_id, effective, type, subject)
+            rest = await self._aio_count_rest(connection, before, updated, effective, type, subject)
             if rest:
                 await connection.execute(
                     _SQL["leave_unsettled"], recipient_id, rev, effective, last, type, subject, read_at
@@ -188,6 +188,24 @@ class PostgresInbox:
         change = _read(head, read_at, origin, up_to_rev=effective, type=type, subject=subject)
         await _aio_log(connection, head, change)
         return updated, head, read_at, change
+
+    async def _aio_count_rest(
+        self,
+        connection: Connection,
+        before: Head,
+        marked: int,
+        effective: int,
+        type: str | None,
+        subject: str | None,
+    ) -> int:
+        """How many more the read-all covers, beside the portion that is marked."""
+        if type is None and subject is None:  # up to the last one or nearly: count what it leaves out
+            span = (before.recipient_id, effective, before.rev)
+            left_out: int = await connection.fetchval(_SQL["count_unread"], *span, None, None)
+            return before.unread - marked - left_out
+        span = (before.recipient_id, 0, effective)
+        covered: int = await connection.fetchval(_SQL["count_unread"], *span, type, subject)
+        return covered
 
     async def delete(self, recipient_id: str, id: int) -> Change | None:
         if not storable(recipient_id):

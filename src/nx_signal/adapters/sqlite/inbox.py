@@ -130,7 +130,7 @@ class SqliteInbox:
             if not updated:
                 return 0, before, from_ms(at_ms), None
             if updated == _read_all.PORTION:
-                rest = _count_unread(connection, what)
+                rest = _count_rest(connection, before, updated, what)
                 if rest:
                     connection.execute(SQL["leave_unsettled"], what.values)
                 updated += rest
@@ -378,9 +378,16 @@ def _mark_portion(connection: sqlite3.Connection, what: _ReadAll, limit: int) ->
     return connection.execute(statement, values | what.values | {"limit": limit}).rowcount
 
 
-def _count_unread(connection: sqlite3.Connection, what: _ReadAll) -> int:
-    up_to = Condition("rev", "lte", what.up_to_rev)
-    unread = InboxFilter(is_read=False, type=what.type, subject=what.subject, conditions=(up_to,))
+def _count_rest(connection: sqlite3.Connection, before: Head, marked: int, what: _ReadAll) -> int:
+    """How many more the read-all covers, beside the portion that is marked."""
+    if what.type is None and what.subject is None:  # up to the last one or nearly: count what it leaves out
+        left_out = _count_unread(connection, what, Condition("rev", "gt", what.up_to_rev))
+        return before.unread - marked - left_out
+    return _count_unread(connection, what, Condition("rev", "lte", what.up_to_rev))
+
+
+def _count_unread(connection: sqlite3.Connection, what: _ReadAll, span: Condition) -> int:
+    unread = InboxFilter(is_read=False, type=what.type, subject=what.subject, conditions=(span,))
     where, values = _where(unread)
     values["recipient_id"] = what.recipient_id
     count: int = connection.execute(SQL["count"].format(where=where), values).fetchone()[0]

@@ -147,8 +147,8 @@ SELECT count(*) AS many, max(rev) AS last FROM portion;
 
 -- name: count_unread
 SELECT count(*) FROM activity_notification n
-WHERE n.recipient_id = $1 AND n.rev <= $2 AND n.deleted_at IS NULL AND NOT n.is_read
-  AND ($3::text IS NULL OR n.type = $3) AND ($4::text IS NULL OR n.subject = $4);
+WHERE n.recipient_id = $1 AND n.rev > $2 AND n.rev <= $3 AND n.deleted_at IS NULL AND NOT n.is_read
+  AND ($4::text IS NULL OR n.type = $4) AND ($5::text IS NULL OR n.subject = $5);
 
 -- name: leave_unsettled
 INSERT INTO unsettled_read (recipient_id, rev, up_to_rev, settled_rev, type, subject, read_at)
