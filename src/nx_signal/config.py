@@ -298,6 +298,12 @@ class Settings:
     database_pool_size: int = _setting(
         "DATABASE_POOL_SIZE", 8, _whole(2, 200), "PostgreSQL connections of this instance."
     )
+    retention_days: int = _setting(
+        "RETENTION_DAYS",
+        0,
+        _whole(0, 36_500),
+        "Days after which notifications are removed, longer than any source may deliver again; 0 keeps them.",
+    )
     log_level: str = _setting(
         "LOG_LEVEL", "info", _choice("debug", "info", "warning", "error"), "Least level that is logged."
     )

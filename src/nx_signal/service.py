@@ -7,7 +7,7 @@ store ─ outermost: it outlives all its callers
   3 relay       supervised: run again after RelayLost, then sessions check their revision
   4 sources     supervised: the journal, and Kafka where it is configured
   5 listener    one port for REST and the stream; a connection's errors end there
-  6 watchers    of the store and of the signals to stop
+  6 watchers    of the store and of the signals to stop; the inboxes' upkeep
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from nx_signal.identity.issuer import Issuer, open_issuer
 from nx_signal.identity.permissions import Access
 from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
+from nx_signal.inbox.upkeep import InboxUpkeep
 from nx_signal.model import Dispatch
 from nx_signal.ports import Batch, Database, Relay, RelayEvent, Source
 from nx_signal.rest.access import Api, RequestLimits
@@ -110,6 +111,7 @@ async def run(
                 nursery.start_soon(part_up, source.name, partial(source.run, to_pipeline))
             await nursery.start(parts.listener.run, listeners)
             nursery.start_soon(watch_store, database, parts.health)
+            nursery.start_soon(parts.upkeep.run)
             nursery.start_soon(stop_on_signal, stop)
             task_status.started(listeners[0].socket.getsockname()[1])
 
@@ -143,6 +145,7 @@ class Parts:
     stream: StreamServer
     http: Http
     listener: Listener
+    upkeep: InboxUpkeep
     health: Health
 
 
@@ -251,7 +254,8 @@ def compose(
     stream = StreamServer(stream_parts)
     http = Http(create_app(api), stream.serve)
     listener = Listener(stream.serve, http.serve, metrics, settings.max_connections)
-    return Parts(hub, pipeline, relay, sources, stream, http, listener, health)
+    upkeep = InboxUpkeep(database, hub.announce, metrics, now, settings.retention_days)
+    return Parts(hub, pipeline, relay, sources, stream, http, listener, upkeep, health)
 
 
 async def watch_store(database: Database, health: Health) -> None:

@@ -34,6 +34,11 @@ class Metrics:
             "signal_relay_dropped", "Messages that the relay had no room for", registry=r
         )
         self.relay_received = Counter("signal_relay_received", "Messages of other servers", registry=r)
+        self.audited = Counter("signal_audited_inboxes", "Inboxes compared with their rows", registry=r)
+        self.audit_drift = Counter(
+            "signal_audit_drift", "Differences between an inbox's head and its rows and log", registry=r
+        )
+        self.expired_rows = Counter("signal_expired_rows", "Rows removed by age", registry=r)
         self.part_up = Gauge("signal_part_up", "1 while the part works", ["part"], registry=r)
         self.restarts = Counter("signal_restarts", "Restarts of a supervised part", ["part"], registry=r)
 
