@@ -281,7 +281,7 @@ class Settings:
         "RATE_FACTOR",
         1.0,
         _number(0, 1000),
-        "Scales the rate limits of the stream (handshakes, messages, rooms); 0 lifts them.",
+        "Scales the rate limits: REST requests, and the stream's handshakes, messages, rooms; 0 lifts them.",
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = _setting(
         "TRUSTED_PROXIES",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
@@ -586,6 +587,15 @@ async def test_every_answer_is_marked(desk: Desk, path: str) -> None:
     assert reply.headers["X-Request-Id"] == "mine-1"
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+
+
+async def test_the_logs_name_a_request_by_its_id(desk: Desk) -> None:
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
+        await desk.call("GET", "/healthz", None, headers={"X-Request-Id": "mine-1"})
+        await desk.call("GET", "/healthz", None, headers={"X-Request-Id": "mine-2"})
+    asked = [line["request_id"] for line in logs if line["event"] == "http_request"]
+    assert asked == ["mine-1", "mine-2"]
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "é", '"}'])
@@ -610,7 +620,12 @@ async def test_a_set_origin_may_call_with_a_token(issuer: Issuer) -> None:
     assert reply.status == 200
     assert reply.headers["Access-Control-Allow-Origin"] == "https://shop.example"
     assert "PATCH" in reply.headers["Access-Control-Allow-Methods"]
-    assert "Authorization" in reply.headers["Access-Control-Allow-Headers"]
+    assert {"Authorization", "If-None-Match"} <= set(
+        reply.headers["Access-Control-Allow-Headers"].split(", ")
+    )
+    assert {"ETag", "Retry-After", "RateLimit"} <= set(
+        reply.headers["Access-Control-Expose-Headers"].split(", ")
+    )
     error = await desk.call("GET", f"{BASE}/notifications", None, headers={"Origin": "https://shop.example"})
     assert error.headers["Access-Control-Allow-Origin"] == "https://shop.example"
     assert error.headers["Vary"] == "Origin"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from quart import g, request
+from quart import request
 
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.explain import Explain
@@ -85,11 +85,3 @@ async def authenticate(api: Api) -> Principal:
     if scheme.lower() != "bearer" or not token.strip():
         raise unauthorized("Send a token: Authorization: Bearer …", token_given=False)
     return await api.tokens.verify(token.strip())
-
-
-async def require(api: Api, permission: str) -> Principal:
-    """The caller, who holds `permission`, counted. Raises as `authenticate`, Forbidden, a 429 Problem."""
-    principal = await authenticate(api)
-    g.rate_limit = api.limits.take(principal.user_id)
-    await api.access.require(principal, permission)
-    return principal
