@@ -55,7 +55,7 @@ def test_the_help_of_serve_names_every_variable(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     "command",
     [
-        *("serve", "demo", "token", "members", "publish", "listen", "migrate", "members load"),
+        *("serve", "demo", "token", "members", "publish", "listen", "migrate", "audit", "members load"),
         *("dead-letters", "dead-letters list", "dead-letters show"),
         *("dead-letters replay", "dead-letters discard"),
     ],

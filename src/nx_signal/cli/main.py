@@ -85,6 +85,10 @@ def _run(options: argparse.Namespace) -> None:
             from nx_signal.cli import migrate
 
             migrate.run(settings)
+        case "audit":
+            from nx_signal.cli import audit
+
+            audit.run(settings)
         case "token":
             from nx_signal.cli import token
 
@@ -177,6 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
     _listen(commands)
     _dead_letters(commands)
     _migrate(commands)
+    _audit(commands)
     return parser
 
 
@@ -210,6 +215,17 @@ def _migrate(commands: argparse._SubParsersAction[Parser]) -> None:
         "migrate",
         "bring the database's schema up to this release; safe to repeat",
         "  nx-signal migrate --database-url postgresql://signal@db/signal",
+    )
+    _settings(parser, "database_url", "data_dir")
+
+
+def _audit(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = _add(
+        commands,
+        "audit",
+        "compare every inbox's counts and revisions with its rows; changes nothing",
+        "  nx-signal audit\n"
+        "  nx-signal audit --database-url postgresql://signal@db/signal || echo drift",
     )
     _settings(parser, "database_url", "data_dir")
 
