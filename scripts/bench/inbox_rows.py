@@ -1,7 +1,7 @@
 """A big table for the inbox benchmark, written straight into the tables: consistent rows, heads and log.
 
-Every tenth row is the big user's, the others' take turns, as real ones are interleaved. The older half of each
-inbox was read by one read-all, its last revision."""
+Every tenth row is the big user's, the others' take turns, as real ones are interleaved. The older half of
+each inbox was read by one read-all, its last revision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 
-from nx_signal.adapters.snowflake import EPOCH, PREFERRED_WORKER, Snowflakes
+from nx_signal.adapters.snowflake import EPOCH, PREFERRED_WORKER, Snowflakes, first_id_at
 from nx_signal.adapters.sqlite.file import to_ms
 
 USERS = 1_000
@@ -30,12 +30,27 @@ DATA = json.dumps({"payment": {"subject": "Order 42", "amount": 1_250_000, "curr
 APART = timedelta(seconds=10)
 PORTION = 20_000
 
-ROW = (
-    "id recipient_id rev changed_rev activity_id type organizer_id merchant_id subject locale content "
-    "content_html data is_read read_at created_at modified_at"
-).split()
-HEAD = "recipient_id rev total unread".split()
-CHANGE = "recipient_id rev kind detail unread total".split()
+ROW = [
+    "id",
+    "recipient_id",
+    "rev",
+    "changed_rev",
+    "activity_id",
+    "type",
+    "organizer_id",
+    "merchant_id",
+    "subject",
+    "locale",
+    "content",
+    "content_html",
+    "data",
+    "is_read",
+    "read_at",
+    "created_at",
+    "modified_at",
+]
+HEAD = ["recipient_id", "rev", "total", "unread"]
+CHANGE = ["recipient_id", "rev", "kind", "detail", "unread", "total"]
 
 Tables = Iterator[tuple[str, list[str], Iterator[tuple[Any, ...]]]]
 
@@ -50,6 +65,11 @@ def owner(n: int) -> tuple[str, int]:
         return BIG, n // BIG_EVERY + 1
     turn = n - n // BIG_EVERY - 1
     return f"u{1 + turn % (USERS - 1)}", turn // (USERS - 1) + 1
+
+
+def id_of(n: int) -> str:
+    """The n-th row's, as `tables` gives it."""
+    return str(first_id_at(EPOCH + APART * (n + 1)) | PREFERRED_WORKER << 12)
 
 
 def tables(rows: int) -> Tables:
