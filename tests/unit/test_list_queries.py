@@ -118,6 +118,7 @@ T1, T2 = "2026-01-01T12:00:00Z", "2026-01-01T13:00:00+01:00"
         ({"createdAt": {"between": [T1, T2]}}, [("created_at", "gte", NOON), ("created_at", "lte", NOON)]),
         ({"createdAt": "2026-01-01T12:00:00.000999"}, [("created_at", "eq", NOON)]),
         ({"recipientId": "u1"}, []),
+        ({"recipientId": {"eq": "u1"}}, []),
     ],
 )  # fmt: skip
 def test_the_filter_is_conditions(where: Any, conditions: list[tuple[Any, Any, Any]]) -> None:
@@ -141,6 +142,8 @@ def test_parameters_and_filter_hold_together_and_the_plain_limit_wins() -> None:
         ({"fields": []}, "fields"),
         ({"where": {"content": "x"}}, "content"),
         ({"where": {"recipientId": "u2"}}, "recipientId"),
+        ({"where": {"recipientId": {"eq": "u2"}}}, "recipientId"),
+        ({"where": {"recipientId": {"neq": "u1"}}}, "recipientId"),
         ({"where": {"type": {"regexp": "A"}}}, "regexp"),
         ({"where": {"type": {"gt": "A"}}}, "gt"),
         ({"where": {"merchantId": {"like": "A"}}}, "like"),

@@ -137,6 +137,12 @@ class OnRev(Struct, forbid_unknown_fields=True):
     nin: Annotated[list[RowRev], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
 
 
+class OnRecipient(Struct, forbid_unknown_fields=True):
+    """Operators on the recipient, who is oneself anyway."""
+
+    eq: PlainText
+
+
 class Where(Struct, rename="camel", forbid_unknown_fields=True):
     """Fields with a value, or with operators; all must hold. `recipientId` can be one's own alone."""
 
@@ -148,7 +154,7 @@ class Where(Struct, rename="camel", forbid_unknown_fields=True):
     merchant_id: PlainText | OnOptionalText | UnsetType | None = UNSET
     is_read: bool | OnFlag | UnsetType = UNSET
     created_at: Instant | OnTime | UnsetType = UNSET
-    recipient_id: PlainText | UnsetType = UNSET
+    recipient_id: PlainText | OnRecipient | UnsetType = UNSET
 
 
 Order: TypeAlias = Literal["createdAt DESC", "id DESC", "rev DESC"]
@@ -246,7 +252,8 @@ _OPERATORS: Mapping[str, ConditionOperator] = {
 
 
 def _conditions(where: Where, user_id: str) -> Iterator[Condition]:
-    if where.recipient_id not in (UNSET, user_id):
+    recipient = where.recipient_id
+    if (recipient.eq if isinstance(recipient, OnRecipient) else recipient) not in (UNSET, user_id):
         raise _refused("filter.where.recipientId", "your own id or is left out")
     for field, value_of in _FIELDS.items():
         test = getattr(where, field)
