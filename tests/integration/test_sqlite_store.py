@@ -293,6 +293,27 @@ async def test_deny_wins_over_allow(database: Database, path: Path):
     assert await directory.memberships([USER]) == {USER: Memberships(frozenset(), frozenset())}
 
 
+async def test_rows_of_another_program_may_leave_out_or_null_what_is_not_essential(
+    database: Database, path: Path
+):
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(
+            """
+            INSERT INTO merchant (id, organizer_id) VALUES ('m1', 'o1');
+            INSERT INTO policy_definition
+                (variant, subject_type, subject_id, target_type, target_id, action, effect, domain)
+            VALUES ('group', 'User', 'a', 'Role', 'staff', NULL, NULL, 'Merchant_m1'),
+                   ('group', 'User', 'a', 'Role', 'reader', NULL, NULL, NULL),
+                   ('policy', 'Role', 'reader', 'Permission', 'DeadLetter.find', NULL, NULL, NULL);
+            INSERT INTO policy_definition (variant, subject_type, subject_id, target_type, target_id)
+            VALUES ('policy', 'User', 'a', 'Permission', 'DeadLetter.replay');
+            """
+        )
+    directory = database.directory
+    assert list((await directory.audiences([Audience("o1")]))[Audience("o1")]) == ["a"]
+    assert await directory.permissions("a", []) == {"DeadLetter.find", "DeadLetter.replay"}
+
+
 async def test_a_merchant_that_nobody_placed_has_no_organizer(database: Database, path: Path):
     await database.directory.load(Roster((), [Member(USER, "o1", "m1", "staff", None)], ()))
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -1,5 +1,6 @@
 -- Memberships: variant group, User to Role, domain Organizer_{id} or Merchant_{id}.
 -- A user's role: the same with domain ''. Grants: variant policy, User or Role to Permission, domain ''.
+-- Others insert here too: what is not essential has a default, which also takes the place of NULL.
 
 CREATE TABLE policy_definition (
     id INTEGER PRIMARY KEY,
@@ -8,9 +9,9 @@ CREATE TABLE policy_definition (
     subject_id TEXT NOT NULL,
     target_type TEXT NOT NULL,
     target_id TEXT NOT NULL, -- a role's identifier, a permission's code
-    action TEXT NOT NULL DEFAULT '',
-    effect TEXT NOT NULL DEFAULT 'allow' CHECK (effect IN ('allow', 'deny')),
-    domain TEXT NOT NULL DEFAULT '',
+    action TEXT NOT NULL ON CONFLICT REPLACE DEFAULT '',
+    effect TEXT NOT NULL ON CONFLICT REPLACE DEFAULT 'allow' CHECK (effect IN ('allow', 'deny')),
+    domain TEXT NOT NULL ON CONFLICT REPLACE DEFAULT '',
     UNIQUE (variant, subject_type, subject_id, target_type, target_id, action, effect, domain)
 );
 
