@@ -293,6 +293,19 @@ async def test_a_body_that_no_handler_reads_ends_the_connection_and_leaves_no_ta
         await all_over(served)
 
 
+async def test_an_answer_ahead_of_the_body_says_that_the_connection_closes() -> None:
+    async with serving() as served, await served.connect() as client:
+        await client.send_all(get("/missing", "Content-Length: 10", method="POST"))
+        head = await until(client, b"\r\n\r\n")
+        assert b" 404 " in head
+        assert b"connection: close" in head.lower()
+        await client.send_all(b"0123456789")
+        await to_end(client)
+    async with serving() as served, await served.connect() as client:
+        await client.send_all(get("/missing", "Content-Length: 10", method="POST") + b"0123456789")
+        assert b"connection: close" not in (await until(client, b"\r\n\r\n")).lower()
+
+
 async def test_http2_is_not_negotiated() -> None:
     async with serving() as served, await served.connect() as client:
         upgrade = get(

@@ -213,7 +213,10 @@ class _Protocol(H11Protocol):
         self.keep_alive_requests += 1
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, ResponseEvent) and self.context.terminated.is_set():
+        # An answer that comes before the whole request did ends the connection: the client must know, or
+        # it sends its next request into the close.
+        unfinished = self.connection.their_state is h11.SEND_BODY
+        if isinstance(event, ResponseEvent) and (unfinished or self.context.terminated.is_set()):
             event.headers.append((b"connection", b"close"))
         await super().stream_send(event)
 
