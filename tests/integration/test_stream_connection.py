@@ -49,12 +49,13 @@ class Server:
         self.database = MemoryDatabase(now)
         self.metrics = Metrics()
         to_relay, self.outbound = trio.open_memory_channel[tuple[Dispatch, ...]](100)
-        _, self.inbound = trio.open_memory_channel[RelayEvent](1)
+        self.from_relay, self.inbound = trio.open_memory_channel[RelayEvent](1)
+        self.relay = LocalRelay()
         self.hub = Hub(
             server_id="me",
             store=self.database.inbox,
             rules=RoomRules(self.database.directory, ()),
-            relay=LocalRelay(),
+            relay=self.relay,
             outbound=to_relay,
             metrics=self.metrics,
             now=now,
@@ -86,6 +87,9 @@ class Server:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/stream"
 
+    async def run_relay(self, task_status: trio.TaskStatus[None]) -> None:
+        await self.relay.run(self.outbound, self.from_relay, task_status)
+
     async def notify(self, user: str, activity: str) -> None:
         draft = Draft(user, activity, "T", "o", None, None, "en", "c", "<p>c</p>", None, {"n": activity})
         self.hub.announce(await self.database.inbox.insert([draft]))
@@ -112,6 +116,7 @@ async def serving() -> AsyncIterator[Server]:
     server.port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         await nursery.start(server.hub.run, server.inbound)
+        await nursery.start(server.run_relay)
         await nursery.start(server.listener.run, listeners)
         with trio.fail_after(30):
             yield server

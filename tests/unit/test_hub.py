@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from nx_signal.adapters.memory.store import MemoryDatabase
 from nx_signal.model import Dispatch, Draft, Member, Roster
 from nx_signal.ports import Listening, Received, RelayEvent
-from nx_signal.stream.hub import HEAL_AFTER_S, Hub
+from nx_signal.stream.hub import HEAL_AFTER_S, RELAY_WITHIN_S, Hub
 from nx_signal.stream.rooms import RoomRules
 from nx_signal.telemetry.metrics import Metrics
 from stream_kit import FakeClient
@@ -341,3 +341,35 @@ async def test_a_lost_membership_takes_its_room_away_within_a_minute(autojump_cl
         ((event, data),) = former.events
         assert event == "error" and data["rooms"] == ["signal/merchant/m1"]
         assert "public" in former.session.rooms
+
+
+async def test_a_handshake_waits_until_the_relay_hears_what_is_sent_to_the_client(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as instance:
+        client = FakeClient("u1", wants_heal=instance.hub.heal_soon)
+        instance.hub.attach(client.session)
+        heard = trio.Event()
+
+        async def wait() -> None:
+            await instance.hub.heard_everywhere(client.session)
+            heard.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            some, others = frozenset({"ws:user:u1"}), frozenset(instance.relay.channels)
+            await instance.from_relay.send(Listening(some))
+            await wait_all_tasks_blocked()
+            assert not heard.is_set()
+            await instance.from_relay.send(Listening(others))
+        assert heard.is_set() and trio.current_time() < RELAY_WITHIN_S
+
+
+async def test_a_relay_that_is_away_holds_up_no_handshake_for_long(autojump_clock: MockClock) -> None:
+    async with running() as instance:
+        client = FakeClient("u1", wants_heal=instance.hub.heal_soon)
+        instance.hub.attach(client.session)
+        began = trio.current_time()
+        await instance.hub.heard_everywhere(client.session)
+        assert trio.current_time() - began == pytest.approx(RELAY_WITHIN_S)

@@ -222,6 +222,8 @@ class _Connection:
                 )
                 self._session = session
                 parts.hub.attach(session)
+                # A sister service may send to the user as soon as `connected` is seen.
+                await parts.hub.heard_everywhere(session)
                 head = await parts.hub.baseline(principal.user_id)
         except TokenRejected:
             parts.metrics.handshakes.labels("refused").inc()
@@ -264,6 +266,7 @@ class _Connection:
         if len(session.rooms | allowed) > MAX_ROOMS:
             allowed = frozenset()
         self._parts.hub.join(session, allowed)
+        await self._parts.hub.heard_everywhere(session)
         refused = (*(room for room in rooms if room not in allowed), *malformed)
         if refused:
             self._say(self._protocol.refused_rooms(refused).text)

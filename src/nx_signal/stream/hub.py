@@ -48,6 +48,9 @@ HEAL_USERS = 100
 HEAL_CHANGES = 100
 """Per round: bounds the memory of one read to users × changes × about 1 KB."""
 
+RELAY_WITHIN_S = 1.0
+"""How long a handshake or a join waits for its subscriptions, which take a millisecond."""
+
 RECHECK_ROOMS_S = 30.0
 RECHECKED_USERS = 1_000
 """In one query."""
@@ -107,7 +110,9 @@ class Hub:
         self.on_question: Callable[[str, Json], Json] = lambda question, data: None
         """what other instances are answered"""
         self.peers = Peers(server_id, self._publish, lambda *asked: self.on_question(*asked))
-        relay.listen([BROADCAST_CHANNEL, *self.peers.channels])
+        self._awaited: dict[str, trio.Event] = {}
+        """channels that the relay was asked for and has not confirmed"""
+        self._listen([BROADCAST_CHANNEL, *self.peers.channels])
 
     # --- who is here ---
 
@@ -151,7 +156,7 @@ class Hub:
                 self._rooms[room] = {}
                 channels.append(channel_of_room(room))
             self._rooms[room][session] = None
-        self._relay.listen(channels)
+        self._listen(channels)
         self._metrics.clients.set(len(self._clients))
 
     def detach(self, session: Session) -> None:
@@ -162,7 +167,7 @@ class Hub:
             gone.append(f"ws:user:{session.user_id}")
         gone.extend(channel_of_room(room) for room in session.rooms if _remove(self._rooms, room, session))
         self._to_heal.pop(session, None)
-        self._relay.unlisten(gone)
+        self._unlisten(gone)
         self._metrics.clients.set(len(self._clients))
 
     def join(self, session: Session, rooms: Iterable[str]) -> None:
@@ -173,12 +178,39 @@ class Hub:
                 fresh.append(channel_of_room(room))
             self._rooms[room][session] = None
             session.rooms.add(room)
-        self._relay.listen(fresh)
+        self._listen(fresh)
 
     def leave(self, session: Session, rooms: Iterable[str]) -> None:
         left = [room for room in rooms if room in session.rooms]
         session.rooms.difference_update(left)
-        self._relay.unlisten([channel_of_room(room) for room in left if _remove(self._rooms, room, session)])
+        self._unlisten([channel_of_room(room) for room in left if _remove(self._rooms, room, session)])
+
+    def _listen(self, channels: Sequence[str]) -> None:
+        for channel in channels:
+            self._awaited[channel] = trio.Event()
+        self._relay.listen(channels)
+
+    def _unlisten(self, channels: Sequence[str]) -> None:
+        for channel in channels:
+            self._confirmed(channel)
+        self._relay.unlisten(channels)
+
+    def _confirmed(self, channel: str) -> None:
+        waiting = self._awaited.pop(channel, None)
+        if waiting is not None:
+            waiting.set()
+
+    async def heard_everywhere(self, session: Session) -> None:
+        """Until what other servers send to this session, its user and its rooms arrives here; at most
+        RELAY_WITHIN_S, for a relay that is away."""
+        with trio.move_on_after(RELAY_WITHIN_S):
+            for channel in (
+                f"ws:client:{session.client_id}",
+                f"ws:user:{session.user_id}",
+                *(channel_of_room(room) for room in tuple(session.rooms)),
+            ):
+                if (waiting := self._awaited.get(channel)) is not None:
+                    await waiting.wait()
 
     async def baseline(self, user_id: str) -> Head:
         """The head of an inbox; handshakes that come together share one query. Raises
@@ -300,6 +332,8 @@ class Hub:
                         await self._deliver(message)
                         await trio.lowlevel.checkpoint()
                 case Listening(channels):
+                    for channel in channels:
+                        self._confirmed(channel)
                     prefix = channel_of_room(INBOX_ROOM_PREFIX)
                     self._check_soon(c.removeprefix(prefix) for c in channels if c.startswith(prefix))
         await trio.sleep_forever()  # the channel is closed by the drain; the hub outlives the relay

@@ -95,6 +95,7 @@ class Wire(trio.abc.HalfCloseableStream):
         self._head_is_partial = False
         self._flushing = False
         self._drained = trio.Event()
+        self._closing = trio.Lock()
         self._refused = False
         self._close_sent = False
         self._gone = False
@@ -286,10 +287,13 @@ class Wire(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         """Half-close, let the peer read what is under way for at most LINGER_S, then close.
 
-        Closing with unread input would send an RST, which can destroy a close frame on its way."""
-        if self._gone:
-            await trio.lowlevel.checkpoint()
-            return
+        Closing with unread input would send an RST, which can destroy a close frame on its way.
+        A second caller waits for the first: trio-websocket's reader and the conversation both close."""
+        async with self._closing:
+            if not self._gone:
+                await self._linger_and_close()
+
+    async def _linger_and_close(self) -> None:
         broken = None if self._close_sent else self.why_closed()
         if broken:
             self.give_up(*broken)
