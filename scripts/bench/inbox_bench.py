@@ -35,8 +35,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
 from services import Postgres, free_port, fresh_database  # noqa: E402 - the tests' services, from above
 
-ASKING_USERS = 200
-"""The others only have rows."""
 BIG_SHARE = 0.1
 """Of the requests: as of the rows."""
 PAGE = 20
@@ -133,29 +131,24 @@ class Load:
     def __init__(self, rows: int, seed: int = 7) -> None:
         self.rows = rows
         self._random = random.Random(seed)
-        self._asking = [BIG, *(f"u{n}" for n in range(1, ASKING_USERS))]
-        self._totals = dict.fromkeys(self._asking, 0)
+        self.users = inbox_rows.users()
+        self._totals = dict.fromkeys(self.users, 0)
         self._unread: list[tuple[str, str]] = []
         owned = [(n, *inbox_rows.owner(n)) for n in range(rows)]
         for _, who, rev in owned:
-            if who in self._totals:
-                self._totals[who] = rev
+            self._totals[who] = rev
         for n, who, rev in owned:
             # not the big user's: those are read all at once, later
-            if who != BIG and who in self._totals and rev > self._totals[who] // 2:
+            if who != BIG and rev > self._totals[who] // 2:
                 self._unread.append((who, inbox_rows.id_of(n)))
         self._random.shuffle(self._unread)
-
-    @property
-    def users(self) -> list[str]:
-        return self._asking
 
     @property
     def unread_of_big(self) -> int:
         return self._totals[BIG] - self._totals[BIG] // 2
 
     def _anyone(self) -> str:
-        return BIG if self._random.random() < BIG_SHARE else self._random.choice(self._asking[1:])
+        return BIG if self._random.random() < BIG_SHARE else self._random.choice(self.users[1:])
 
     def first_page(self) -> Request:
         return "GET", self._anyone(), f"/notifications?limit={PAGE}"

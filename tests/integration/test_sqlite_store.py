@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from nx_signal.adapters._read_all import with_covers
+from nx_signal.adapters._read_all import IS_COVERED, with_covers
 from nx_signal.adapters.snowflake import timestamp_of
 from nx_signal.adapters.sqlite import file as sqlite_file
 from nx_signal.adapters.sqlite.store import open_sqlite
@@ -331,8 +331,22 @@ async def test_a_merchant_that_nobody_placed_has_no_organizer(database: Database
         ("page", "", "activity_notification_rev (recipient_id=? AND rev<?)"),
         ("page", " AND n.is_read = 0", "activity_notification_unread (recipient_id=? AND rev<?)"),
         ("page", " AND n.type = :type", "activity_notification_type (recipient_id=? AND type=? AND rev<?)"),
-        ("count", " AND n.type = :type", "activity_notification_type (recipient_id=? AND type=?)"),
+        (
+            "count",
+            f" AND n.type = :type AND n.is_read = 0 AND NOT {IS_COVERED}",
+            "COVERING INDEX activity_notification_type (recipient_id=? AND type=?)",
+        ),
         ("count", " AND n.subject = :s", "activity_notification_subject (recipient_id=? AND subject=?)"),
+        (
+            "count",
+            f" AND n.subject = :s AND n.is_read = 0 AND NOT {IS_COVERED}",
+            "COVERING INDEX activity_notification_subject (recipient_id=? AND subject=?)",
+        ),
+        (
+            "page",
+            " AND n.subject = :s",
+            "activity_notification_subject (recipient_id=? AND subject=? AND rev<?)",
+        ),
         ("mark_portion", "", "activity_notification_unread (recipient_id=? AND rev<?)"),
         (
             "mark_portion",

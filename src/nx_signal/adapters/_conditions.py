@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 from nx_signal.adapters._values import storable
@@ -46,7 +45,7 @@ def sql_of(
     more: Mapping[str, str],
     flags: tuple[str, str],
     bind: Callable[[Condition], str],
-    expressions: Mapping[str, str] = MappingProxyType({}),
+    expressions: Mapping[str, str],
 ) -> str:
     """`AND …` for each condition, or "".
 

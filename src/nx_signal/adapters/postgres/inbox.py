@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ import asyncpg
 
 from nx_signal.adapters import _read_all
 from nx_signal.adapters._conditions import sql_of
-from nx_signal.adapters._read_all import Unsettled, with_covers
+from nx_signal.adapters._read_all import IS_COVERED, with_covers
 from nx_signal.adapters._values import json_text, require_storable, storable
 from nx_signal.adapters.postgres.faults import IdTaken
 from nx_signal.adapters.postgres.lease import WorkerLease
@@ -40,6 +40,7 @@ from nx_signal.sql import queries
 MAX_DRAFTS = 1_000
 
 _SQL = with_covers(queries("postgres"))
+_NOTIFICATION = tuple(field.name for field in fields(Notification))
 _TEXTS = tuple(field.name for field in fields(Draft) if field.name != "data")
 """Also the order of the columns that the statement `insert` takes."""
 _COMPARISONS = {
@@ -47,7 +48,8 @@ _COMPARISONS = {
     "not_in": "({column} = ANY ({value})) IS NOT TRUE",
     "like": "{column} LIKE {value} ESCAPE ''",
 }
-_FLAGS = ("NOT {column}", "{column}")
+_FLAGS = (f"NOT n.is_read AND NOT {IS_COVERED}", "{column}")
+_EXPRESSIONS = {"is_read": f"(n.is_read OR {IS_COVERED})"}
 
 Marked: TypeAlias = tuple[int, Head, datetime, Change | None]
 
@@ -250,7 +252,7 @@ class PostgresInbox:
     async def count(self, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
         if not storable(recipient_id):
             return 0, Head(recipient_id, 0, 0, 0)
-        return await self._session.call(_aio_head_and_count, recipient_id, where)
+        return await self._session.call(_aio_count, recipient_id, where)
 
     async def get(self, recipient_id: str, id: int) -> Notification | None:
         return await self._session.call(_aio_get, recipient_id, id) if storable(recipient_id) else None
@@ -293,7 +295,7 @@ def _as_created(
 
 
 def _notification(row: asyncpg.Record, **otherwise: Any) -> Notification:
-    values = dict(row)
+    values = {name: row[name] for name in _NOTIFICATION}
     values["data"] = json.loads(values["data"])
     return Notification(**(values | otherwise))
 
@@ -312,7 +314,7 @@ async def _aio_rows_of(
     return [ActivityRow(*row) for row in rows], total
 
 
-def _conditions(where: InboxFilter, unsettled: Unsettled | None, first: int) -> tuple[str, list[Any]]:
+def _conditions(where: InboxFilter, first: int) -> tuple[str, list[Any]]:
     """A condition of fixed texts, and its parameters, numbered from `first`."""
     values: list[Any] = []
 
@@ -321,10 +323,9 @@ def _conditions(where: InboxFilter, unsettled: Unsettled | None, first: int) -> 
         values.append([_scalar(each) for each in value] if isinstance(value, tuple) else _scalar(value))
         return f"${first + len(values) - 1}"
 
-    read = {}
-    if unsettled is not None and any(condition.field == "is_read" for condition in where.all()):
-        read["is_read"] = f"(n.is_read OR {unsettled.covers('n.', bind)})"
-    condition = sql_of(where, prefix="n.", more=_COMPARISONS, flags=_FLAGS, bind=bind, expressions=read)
+    condition = sql_of(
+        where, prefix="n.", more=_COMPARISONS, flags=_FLAGS, bind=bind, expressions=_EXPRESSIONS
+    )
     return condition, values
 
 
@@ -340,44 +341,54 @@ async def _aio_page(
     before_rev: int | None,
     skip: int,
 ) -> InboxPage:
-    async with transaction(connection, SNAPSHOT):
-        head, unsettled = await _aio_state(connection, recipient_id)
-        matching = await _aio_count(connection, head, unsettled, where)
-        condition, values = _conditions(where, unsettled, first=5)
-        found = await connection.fetch(
-            _SQL["page"].replace("{where}", condition),
-            recipient_id,
-            MAX_BIGINT if before_rev is None else bounded(before_rev),
-            bounded(limit + 1),  # one more, to know whether there is a next page
-            bounded(skip),
-            *values,
-        )
+    condition, values = _conditions(where, first=5)
+    found = await connection.fetch(
+        _counting("page", where, condition),
+        recipient_id,
+        MAX_BIGINT if before_rev is None else bounded(before_rev),
+        bounded(limit + 1),  # one more, to know whether there is a next page
+        bounded(skip),
+        *values,
+    )
+    matching, head = _counted(recipient_id, where, found)
+    if found and found[0]["id"] is None:  # the head alone
+        found = []
     rows = tuple(_notification(row) for row in found[:limit])
     next_before_rev = rows[-1].rev if rows and len(found) > limit else None
     return InboxPage(rows, matching, head, next_before_rev)
 
 
-async def _aio_head_and_count(
-    connection: Connection, recipient_id: str, where: InboxFilter
-) -> tuple[int, Head]:
-    async with transaction(connection, SNAPSHOT):
-        head, unsettled = await _aio_state(connection, recipient_id)
-        return await _aio_count(connection, head, unsettled, where), head
+async def _aio_count(connection: Connection, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
+    condition, values = _conditions(where, first=2)
+    if _told_by_head(where) is not None:
+        values = []
+    found = await connection.fetch(_counting("count", where, condition), recipient_id, *values)
+    return _counted(recipient_id, where, found)
 
 
-async def _aio_count(
-    connection: Connection, head: Head, unsettled: Unsettled | None, where: InboxFilter
-) -> int:
-    """The head alone tells, where it can."""
+def _told_by_head(where: InboxFilter) -> Callable[[Head], int] | None:
+    """How many match, where the head alone tells."""
     match where.all():
         case ():
-            return head.total
+            return lambda head: head.total
         case (Condition("is_read", "eq", is_read),):
-            return head.total - head.unread if is_read else head.unread
-    condition, values = _conditions(where, unsettled, first=2)
-    statement = _SQL["count"].replace("{where}", condition)
-    count: int = await connection.fetchval(statement, head.recipient_id, *values)
-    return count
+            return lambda head: head.total - head.unread if is_read else head.unread
+    return None
+
+
+def _counting(name: str, where: InboxFilter, condition: str) -> str:
+    """The statement with its condition; it counts only what the head cannot tell. One statement is one
+    snapshot, and one round trip."""
+    matching = "NULL::bigint" if _told_by_head(where) else f"({_SQL['matching']})"
+    return _SQL[name].replace("{matching}", matching).replace("{where}", condition)
+
+
+def _counted(recipient_id: str, where: InboxFilter, found: Sequence[asyncpg.Record]) -> tuple[int, Head]:
+    if not found:
+        return 0, Head(recipient_id, 0, 0, 0)
+    head = Head(recipient_id, found[0]["head_rev"], found[0]["head_total"], found[0]["head_unread"])
+    told = _told_by_head(where)
+    return found[0]["matching"] if told is None else told(head), head
 
 
 # --- heads and the log ---------------------------------------------------------------------------
@@ -386,14 +397,6 @@ async def _aio_count(
 async def _aio_lock_head(connection: Connection, recipient_id: str) -> Head:
     row = await connection.fetchrow(_SQL["lock_head"], recipient_id)
     return Head(recipient_id, 0, 0, 0) if row is None else Head(*row)
-
-
-async def _aio_state(connection: Connection, recipient_id: str) -> tuple[Head, Unsettled | None]:
-    row = await connection.fetchrow(_SQL["head"], recipient_id)
-    if row is None:
-        return Head(recipient_id, 0, 0, 0), None
-    *head, up_to_rev, type, subject = row
-    return Head(*head), None if up_to_rev is None else Unsettled(up_to_rev, type, subject)
 
 
 async def _aio_heads(connection: Connection, recipient_ids: Sequence[str]) -> dict[str, Head]:

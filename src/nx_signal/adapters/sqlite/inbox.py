@@ -12,7 +12,7 @@ from typing import Any
 
 from nx_signal.adapters import _read_all
 from nx_signal.adapters._conditions import sql_of
-from nx_signal.adapters._read_all import Unsettled, with_covers
+from nx_signal.adapters._read_all import IS_COVERED, with_covers
 from nx_signal.adapters._values import json_text, require_storable, storable
 from nx_signal.adapters.sqlite.file import MAX_INTEGER, Row, SqliteFile, clamped, from_ms, to_ms
 from nx_signal.model import (
@@ -49,7 +49,8 @@ _COMPARISONS = {
     "not_in": "({column} IN (SELECT value FROM json_each({value}))) IS NOT TRUE",
     "like": "{column} GLOB {value}",  # LIKE takes A for a
 }
-_FLAGS = ("{column} = 0", "{column} = 1")
+_FLAGS = (f"n.is_read = 0 AND NOT {IS_COVERED}", "{column}")
+_EXPRESSIONS = {"is_read": f"(n.is_read OR {IS_COVERED})"}
 _AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 _GLOB_SPECIAL = re.compile(r"[%_*?\[]")
 
@@ -185,15 +186,16 @@ class SqliteInbox:
     async def page(
         self, recipient_id: str, where: InboxFilter, limit: int, before_rev: int | None, skip: int
     ) -> InboxPage:
+        condition, values = _where(where)
+        values.update(
+            recipient_id=recipient_id,
+            before_rev=MAX_INTEGER if before_rev is None else clamped(before_rev),
+            limit=clamped(limit + 1),  # one more, to know whether there is a next page
+            skip=clamped(skip),
+        )
+
         def transaction(connection: sqlite3.Connection) -> InboxPage:
             head = _heads(connection, [recipient_id])[recipient_id]
-            condition, values = _where(where, _unsettled(connection, recipient_id))
-            values.update(
-                recipient_id=recipient_id,
-                before_rev=MAX_INTEGER if before_rev is None else clamped(before_rev),
-                limit=clamped(limit + 1),  # one more, to know whether there is a next page
-                skip=clamped(skip),
-            )
             found = [
                 _notification(row) for row in connection.execute(SQL["page"].format(where=condition), values)
             ]
@@ -301,7 +303,7 @@ def _get(connection: sqlite3.Connection, recipient_id: str, id: int) -> Notifica
     return _notification(row) if row else None
 
 
-def _where(where: InboxFilter, unsettled: Unsettled | None = None) -> tuple[str, dict[str, Any]]:
+def _where(where: InboxFilter) -> tuple[str, dict[str, Any]]:
     """A condition of fixed texts, and its parameters by name."""
     values: dict[str, Any] = {}
 
@@ -310,12 +312,9 @@ def _where(where: InboxFilter, unsettled: Unsettled | None = None) -> tuple[str,
         values[name] = _bound(condition)
         return f":{name}"
 
-    flags, expressions = _FLAGS, {}
-    if unsettled is not None:
-        covered = unsettled.covers("n.", bind)
-        flags = f"n.is_read = 0 AND NOT {covered}", _FLAGS[1]
-        expressions = {"is_read": f"(n.is_read OR {covered})"}
-    condition = sql_of(where, prefix="n.", more=_COMPARISONS, flags=flags, bind=bind, expressions=expressions)
+    condition = sql_of(
+        where, prefix="n.", more=_COMPARISONS, flags=_FLAGS, bind=bind, expressions=_EXPRESSIONS
+    )
     return condition, values
 
 
@@ -343,7 +342,7 @@ def _count(connection: sqlite3.Connection, head: Head, where: InboxFilter) -> in
             return head.total
         case (Condition("is_read", "eq", is_read),):
             return head.total - head.unread if is_read else head.unread
-    condition, values = _where(where, _unsettled(connection, head.recipient_id))
+    condition, values = _where(where)
     values["recipient_id"] = head.recipient_id
     count: int = connection.execute(SQL["count"].format(where=condition), values).fetchone()[0]
     return count
@@ -365,11 +364,6 @@ class _ReadAll:
     def values(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {"at": values.pop("at_ms")}
-
-
-def _unsettled(connection: sqlite3.Connection, recipient_id: str) -> Unsettled | None:
-    row = connection.execute(SQL["unsettled"], {"recipient_id": recipient_id}).fetchone()
-    return None if row is None else Unsettled(row["up_to_rev"], row["type"], row["subject"])
 
 
 def _mark_portion(connection: sqlite3.Connection, what: _ReadAll, limit: int) -> int:

@@ -83,27 +83,30 @@ CROSS JOIN LATERAL (
 ) c;
 
 -- name: page
--- The filter's conditions are constant text too (inbox.py, _conditions). Read is also what an unsettled
--- read-all covers (adapters/_read_all.py).
-SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
-       n.content, n.content_html, n.action_url, n.data, n.created_at,
-       n.is_read OR u.rev IS NOT NULL AS is_read, coalesce(n.read_at, u.read_at) AS read_at,
-       CASE WHEN n.is_read THEN n.changed_rev ELSE coalesce(u.rev, n.changed_rev) END AS changed_rev
-FROM activity_notification n
-LEFT JOIN unsettled_read u ON {covers}
-WHERE n.recipient_id = $1 AND n.deleted_at IS NULL AND n.rev < $2 {where}
-ORDER BY n.rev DESC
-LIMIT $3 OFFSET $4;
+-- The head, with each row. The filter's conditions are constant text too (inbox.py, _conditions). Read is also
+-- what an unsettled read-all covers (adapters/_read_all.py).
+SELECT h.rev AS head_rev, h.total AS head_total, h.unread AS head_unread, {matching} AS matching, p.*
+FROM recipient_head h
+LEFT JOIN LATERAL (
+    SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
+           n.content, n.content_html, n.action_url, n.data, n.created_at,
+           n.is_read OR u.rev IS NOT NULL AS is_read, coalesce(n.read_at, u.read_at) AS read_at,
+           CASE WHEN n.is_read THEN n.changed_rev ELSE coalesce(u.rev, n.changed_rev) END AS changed_rev
+    FROM activity_notification n
+    LEFT JOIN unsettled_read u ON {covers}
+    WHERE n.recipient_id = $1 AND n.deleted_at IS NULL AND n.rev < $2 {where}
+    ORDER BY n.rev DESC
+    LIMIT $3 OFFSET $4
+) p ON true
+WHERE h.recipient_id = $1
+ORDER BY p.rev DESC;
 
 -- name: count
-SELECT count(*) FROM activity_notification n WHERE n.recipient_id = $1 AND n.deleted_at IS NULL {where};
+SELECT h.rev AS head_rev, h.total AS head_total, h.unread AS head_unread, {matching} AS matching
+FROM recipient_head h WHERE h.recipient_id = $1;
 
--- name: head
--- With what counts as read already, if anything.
-SELECT h.recipient_id, h.rev, h.total, h.unread,
-       u.up_to_rev AS read_up_to, u.type AS read_type, u.subject AS read_subject
-FROM recipient_head h LEFT JOIN unsettled_read u ON u.recipient_id = h.recipient_id
-WHERE h.recipient_id = $1;
+-- name: matching
+SELECT count(*) FROM activity_notification n WHERE n.recipient_id = $1 AND n.deleted_at IS NULL {where}
 
 -- name: lock_head
 SELECT recipient_id, rev, total, unread FROM recipient_head WHERE recipient_id = $1 FOR NO KEY UPDATE;
@@ -121,7 +124,7 @@ WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL;
 UPDATE activity_notification n
 SET is_read = true, read_at = $3, modified_at = $3, changed_rev = $4
 WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL AND NOT n.is_read
-  AND NOT EXISTS (SELECT FROM unsettled_read u WHERE {covers})
+  AND NOT {is_covered}
 RETURNING n.id, n.recipient_id, n.rev, n.changed_rev, n.activity_id, n.type, n.organizer_id, n.merchant_id,
           n.subject, n.locale, n.content, n.content_html, n.action_url, n.data, n.is_read, n.read_at,
           n.created_at;
@@ -170,7 +173,7 @@ DELETE FROM unsettled_read WHERE recipient_id = $1 AND rev = $2;
 -- name: delete
 UPDATE activity_notification n
 SET deleted_at = $3, modified_at = $3, changed_rev = $4,
-    is_read = n.is_read OR EXISTS (SELECT FROM unsettled_read u WHERE {covers})
+    is_read = n.is_read OR {is_covered}
 WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL
 RETURNING n.is_read;
 

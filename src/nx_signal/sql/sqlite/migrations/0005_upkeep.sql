@@ -11,3 +11,14 @@ CREATE TABLE unsettled_read (
 
 -- The log of an inbox is complete above this revision; what is at or below it may have been removed by age.
 ALTER TABLE recipient_head ADD COLUMN kept_after INTEGER NOT NULL DEFAULT 0;
+
+-- The rows of a type or a subject, all or the unread ones, are counted in the index alone. That takes every
+-- column that the query names, also those that the index is about.
+DROP INDEX activity_notification_type;
+CREATE INDEX activity_notification_type ON activity_notification
+    (recipient_id, type, rev, is_read, subject, deleted_at)
+    WHERE deleted_at IS NULL;
+DROP INDEX activity_notification_subject;
+CREATE INDEX activity_notification_subject ON activity_notification
+    (recipient_id, subject, rev, is_read, type, deleted_at)
+    WHERE deleted_at IS NULL AND subject IS NOT NULL;
