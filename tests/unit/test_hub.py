@@ -21,7 +21,7 @@ from nx_signal.telemetry.metrics import Metrics
 from stream_kit import FakeClient
 
 SWEEP_S = 10.0
-OWN_CHANNELS = {"ws:broadcast", "ws:instances", "ws:instance:me"}
+OWN_CHANNELS = {"ws:broadcast", "signal:instances", "signal:instance:me"}
 
 
 def now() -> datetime:

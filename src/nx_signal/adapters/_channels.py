@@ -12,9 +12,11 @@ TARGETLESS = ("broadcast", "instances")
 
 
 def channel_of(dispatch: Dispatch) -> str:
+    """What the instances say among themselves is not below `ws:`, where sister services may listen."""
+    family = "signal" if dispatch.kind in ("instance", "instances") else "ws"
     if dispatch.kind in TARGETLESS:
-        return f"ws:{dispatch.kind}"
-    return f"ws:{dispatch.kind}:{dispatch.target}"
+        return f"{family}:{dispatch.kind}"
+    return f"{family}:{dispatch.kind}:{dispatch.target}"
 
 
 class Wanted:

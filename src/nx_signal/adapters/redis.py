@@ -104,7 +104,7 @@ def decode_message(channel: str, payload: bytes) -> Dispatch:
         raise Malformed("not UTF-8") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Malformed(str(error)) from None
-    kind, _, target = channel.removeprefix("ws:").partition(":")
+    kind, _, target = channel.partition(":")[2].partition(":")
     if message.type != kind:
         raise Malformed("its type contradicts its channel")
     if kind in TARGETLESS:

@@ -1,8 +1,8 @@
 """The other instances: who they are, and asking all of them one question at once.
 
-They speak over the relay on two channels that no client's messages use: `ws:instances` for all, and
-`ws:instance:{serverId}` for one. Presence is a hint like everything on the relay: an instance that has
-not been heard of for ABSENT_AFTER_S counts as gone."""
+They speak over the relay on two channels that no client's messages use: `signal:instances` for all, and
+`signal:instance:{serverId}` for one. Presence is a hint like everything on the relay: an instance that
+has not been heard of for ABSENT_AFTER_S counts as gone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ABSENT_AFTER_S = 7.0
 ANSWER_WITHIN_S = 1.0
 MAX_PEERS = 1_000
 
-ALL_CHANNEL = "ws:instances"
+ALL_CHANNEL = "signal:instances"
 
 HELLO, BYE, ASK, ANSWER = "hello", "bye", "ask", "answer"
 
@@ -65,7 +65,7 @@ class Peers:
         publish: Callable[[tuple[Dispatch, ...]], None],
         reply: Callable[[str, Json], Json],
     ) -> None:
-        self.channels = (ALL_CHANNEL, f"ws:instance:{server_id}")
+        self.channels = (ALL_CHANNEL, f"signal:instance:{server_id}")
         self._server_id = server_id
         self._publish = publish
         self._reply = reply
