@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 Json: TypeAlias = Any
 """A value made of dict, list, str, int, float, bool and None."""
 
@@ -370,11 +372,11 @@ TargetKind: TypeAlias = Literal["client", "user", "room", "broadcast", "instance
 """The last two are between the instances themselves and reach no client."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(msgspec.Struct, frozen=True):
     """One send to a client, a user, a room or all: what CONTRACT §2 puts on Redis.
 
-    `data` is the raw JSON text of the event's data: encoded once, then only copied."""
+    A struct, because one is made for every push: a frozen dataclass costs 2 µs more. `data` is the raw
+    JSON text of the event's data: encoded once, then only copied."""
 
     kind: TargetKind
     target: str | None

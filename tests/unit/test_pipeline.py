@@ -64,9 +64,9 @@ def message(**changes: Any) -> dict[str, Any]:
     }
 
 
-def record(value: Any, offset: int = 0, partition: int = 0) -> Record:
+def record(value: Any, offset: int = 0, partition: int = 0, topic: str = "t") -> Record:
     raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return Record(Position("t", partition, offset), None, raw)
+    return Record(Position(topic, partition, offset), None, raw)
 
 
 class Line:
@@ -239,7 +239,7 @@ async def test_a_write_whose_answer_was_lost_is_repeated_harmlessly(autojump_clo
         assert len(await line.inbox("ann")) == 1 and line.acked == [(0, 0)]
 
 
-async def test_one_partition_does_not_wait_for_another(autojump_clock: MockClock) -> None:
+async def test_one_source_does_not_wait_for_another(autojump_clock: MockClock) -> None:
     async with running() as line:
         gate = trio.Event()
         original = line.database.inbox.insert
@@ -251,12 +251,34 @@ async def test_one_partition_does_not_wait_for_another(autojump_clock: MockClock
 
         line.database.inbox.insert = insert  # type: ignore[method-assign]
         await line.give(record(message(eventId="slow"), 0, partition=0))
-        await line.give(record(message(eventId="fast"), 0, partition=1))
+        await line.give(record(message(eventId="fast"), 0, partition=1, topic="other"))
         await wait_all_tasks_blocked()
         assert line.acked == [(1, 0)]
         gate.set()
         await wait_all_tasks_blocked()
         assert line.acked == [(1, 0), (0, 0)]
+
+
+async def test_batches_that_wait_are_handled_as_one_and_acked_each(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        gate, calls = trio.Event(), 0
+        original = line.database.inbox.insert
+
+        async def insert(drafts: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            await gate.wait()
+            return await original(drafts)
+
+        line.database.inbox.insert = insert  # type: ignore[method-assign]
+        for n in range(6):
+            await line.give(record(message(eventId=f"e{n}"), n // 2, partition=n % 2))
+        await wait_all_tasks_blocked()
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert calls == 2, "the first alone, then all that waited"
+        assert line.acked == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
+        assert len(await line.inbox("ann")) == 6
 
 
 async def test_what_the_store_refuses_takes_only_its_own_activity_with_it(autojump_clock: MockClock) -> None:

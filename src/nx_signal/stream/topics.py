@@ -40,7 +40,9 @@ def stamp(moment: datetime | None) -> str | None:
     """ISO-8601 in UTC with milliseconds and Z, as every JSON of Signal has it."""
     if moment is None:
         return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
 
 
 def frame(event: str, data: bytes) -> bytes:
