@@ -224,8 +224,7 @@ def _audit(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "audit",
         "compare every inbox's counts and revisions with its rows; changes nothing",
-        "  nx-signal audit\n"
-        "  nx-signal audit --database-url postgresql://signal@db/signal || echo drift",
+        "  nx-signal audit\n  nx-signal audit --database-url postgresql://signal@db/signal || echo drift",
     )
     _settings(parser, "database_url", "data_dir")
 
