@@ -74,6 +74,8 @@ class Client:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        while self._idle and self._idle[-1][0].at_eof():  # the server keeps them only for a while
+            self._idle.pop()[1].close()
         connection = (
             self._idle.pop()
             if self._idle

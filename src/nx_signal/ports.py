@@ -129,10 +129,11 @@ class Upkeep(Protocol):
         old, or another instance is at it. A removed row's activity would make a new one if delivered
         once more."""
 
-    async def audit(self, after: str, max_inboxes: int, max_rows: int) -> Audit:
+    async def audit(self, after: str, max_inboxes: int, max_rows: int, largest: int | None = None) -> Audit:
         """Compare the inboxes with a recipient above `after`, ascending, with their rows and log: counts
         equal COUNT, revisions have no gap and no double. So many that they have about `max_rows` rows
-        and changes, at least one, at most `max_inboxes`. One snapshot."""
+        and changes, at least one, at most `max_inboxes`. One with more than `largest` is passed over
+        (then perhaps none is compared). One snapshot."""
 
 
 class Directory(Protocol):

@@ -447,6 +447,22 @@ async def test_the_largest_inbox_is_a_portion_by_itself(database: Database):
     assert (await database.upkeep.audit(small, 100, 5)).inboxes == 1
 
 
+async def test_inboxes_above_a_size_are_passed_over(database: Database):
+    users = [f"~{n}-{unique('z')}" for n in range(5)]  # after all others
+    for n, user in enumerate(users):
+        await written(database.inbox, user, 30 if n in (0, 2, 3) else 5)
+    found, after = 0, "~"
+    for _ in range(10):
+        audit = await database.upkeep.audit(after, 100, 100, largest=10)
+        found += audit.inboxes
+        if audit.next_after is None:
+            break
+        assert audit.next_after in users
+        after = audit.next_after
+    assert found == 2
+    assert (await database.upkeep.audit("~", 100, 1000)).inboxes == 5
+
+
 Damage = Callable[[str], None]
 
 

@@ -138,7 +138,7 @@ async def test_a_difference_is_counted_and_logged(
     world = World(retention_days=0)
     asked: list[str] = []
 
-    async def audit(self: object, after: str, max_inboxes: int, max_rows: int) -> Audit:
+    async def audit(self: object, after: str, *limits: int) -> Audit:
         asked.append(after)
         if len(asked) == 2:
             raise StoreUnavailable("away")

@@ -86,16 +86,21 @@ class CountedLog:
 
 
 def portion(
-    heads: Sequence[HeldInbox], max_inboxes: int, max_rows: int
+    heads: Sequence[HeldInbox], max_inboxes: int, max_rows: int, largest: int | None
 ) -> tuple[list[HeldInbox], str | None]:
-    """(the inboxes to audit together, the last one's recipient or None where no head is left).
+    """(the inboxes to audit together, the recipient to go on after or None at the end).
 
     `heads` holds one more than `max_inboxes` where there is one."""
     taken: list[HeldInbox] = []
     size = 0
     for held in heads[:max_inboxes]:
+        revisions = held.rev - held.kept_after
+        if largest is not None and revisions > largest:
+            if not taken:
+                return [], held.recipient_id
+            break
         taken.append(held)
-        size += held.rev - held.kept_after
+        size += revisions
         if size >= max_rows:
             break
     return taken, taken[-1].recipient_id if len(heads) > len(taken) else None

@@ -373,7 +373,7 @@ class MemoryUpkeep:
             box.log.append(done.change)
         return done.rows, done.change
 
-    async def audit(self, after: str, max_inboxes: int, max_rows: int) -> Audit:
+    async def audit(self, after: str, max_inboxes: int, max_rows: int, largest: int | None = None) -> Audit:
         """Nothing to compare: what is counted elsewhere is held here."""
         await self._db.begin()
         boxes = self._inbox.boxes
@@ -382,7 +382,7 @@ class MemoryUpkeep:
             for id in sorted(boxes)
             if id > after
         ]
-        taken, last = portion(heads, max_inboxes, max_rows)
+        taken, last = portion(heads, max_inboxes, max_rows, largest)
         await self._db.end()
         return Audit(len(taken), sum(held.total for held in taken), (), last)
 

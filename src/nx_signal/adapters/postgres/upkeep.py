@@ -36,8 +36,8 @@ class PostgresUpkeep:
     async def expire(self, before: datetime, limit: int) -> tuple[int, Deleted | None]:
         return await self._session.call(_aio_expire, first_id_at(before), limit)
 
-    async def audit(self, after: str, max_inboxes: int, max_rows: int) -> Audit:
-        return await self._session.call(_aio_audit, after, max_inboxes, max_rows)
+    async def audit(self, after: str, max_inboxes: int, max_rows: int, largest: int | None = None) -> Audit:
+        return await self._session.call(_aio_audit, after, max_inboxes, max_rows, largest)
 
 
 async def _aio_expire(connection: Connection, before_id: int, limit: int) -> tuple[int, Deleted | None]:
@@ -60,10 +60,14 @@ async def _aio_expire(connection: Connection, before_id: int, limit: int) -> tup
     return done.rows, done.change
 
 
-async def _aio_audit(connection: Connection, after: str, max_inboxes: int, max_rows: int) -> Audit:
+async def _aio_audit(
+    connection: Connection, after: str, max_inboxes: int, max_rows: int, largest: int | None
+) -> Audit:
     async with transaction(connection, SNAPSHOT):
         found = await connection.fetch(_SQL["audit_heads"], after, max_inboxes + 1)
-        heads, last = portion([HeldInbox(*row) for row in found], max_inboxes, max_rows)
+        heads, last = portion([HeldInbox(*row) for row in found], max_inboxes, max_rows, largest)
+        if not heads and last is not None:
+            return Audit(0, 0, (), last)
         rows = await connection.fetch(_SQL["audit_rows"], after, last)
         log = await connection.fetch(_SQL["audit_log"], after, last)
     return audited(heads, [CountedRows(*row) for row in rows], [CountedLog(*row) for row in log], last)

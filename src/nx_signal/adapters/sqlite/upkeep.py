@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import datetime
+from functools import partial
 
 from nx_signal.adapters._upkeep import (
     CountedLog,
@@ -44,8 +45,8 @@ class SqliteUpkeep:
             pass
         return done.rows, done.change
 
-    async def audit(self, after: str, max_inboxes: int, max_rows: int) -> Audit:
-        return await self._file.read(lambda connection: _audit(connection, after, max_inboxes, max_rows))
+    async def audit(self, after: str, max_inboxes: int, max_rows: int, largest: int | None = None) -> Audit:
+        return await self._file.read(partial(_audit, after, max_inboxes, max_rows, largest))
 
 
 def _expire(connection: sqlite3.Connection, before_id: int, limit: int) -> Expiry | None:
@@ -65,10 +66,14 @@ def _expire(connection: sqlite3.Connection, before_id: int, limit: int) -> Expir
     return done
 
 
-def _audit(connection: sqlite3.Connection, after: str, max_inboxes: int, max_rows: int) -> Audit:
+def _audit(
+    after: str, max_inboxes: int, max_rows: int, largest: int | None, connection: sqlite3.Connection
+) -> Audit:
     values = {"after": after, "limit": max_inboxes + 1}
     found = [HeldInbox(*row) for row in connection.execute(SQL["audit_heads"], values)]
-    heads, last = portion(found, max_inboxes, max_rows)
+    heads, last = portion(found, max_inboxes, max_rows, largest)
+    if not heads and last is not None:
+        return Audit(0, 0, (), last)
     span = {"after": after, "last": ABOVE_ALL_TEXT if last is None else last}
     rows = [CountedRows(*row) for row in connection.execute(SQL["audit_rows"], span)]
     log = [CountedLog(*row) for row in connection.execute(SQL["audit_log"], span)]
