@@ -253,6 +253,16 @@ def test_a_companion_that_is_further_behind_costs_nobody_a_reset(healing: Healin
     assert client.revs == [8, 9] and not client.session.behind
 
 
+def test_a_change_announced_while_a_reset_is_on_its_way_follows_it(healing: Healing) -> None:
+    client = connected(healing, rev=3)
+    client.session.resume(1_000)
+    answer = backlog(client.session.asks(), head=3)
+    offer(client, 4)
+    client.session.heal(answer, 500, payload_of)
+    assert client.events[0][1] == {"rev": 3, "unread": 3, "total": 3, "reset": True}
+    assert client.revs == [4] and not client.session.behind
+
+
 def test_before_connected_nothing_is_pushed_and_what_was_missed_is_read(healing: Healing) -> None:
     client = FakeClient(wants_heal=healing)
     offer(client, 6)

@@ -137,7 +137,8 @@ class Session:
         """A change of this inbox became known."""
         if not self._live:
             self.behind = True
-        elif rev <= self.rev or self.lagging:
+        elif self.lagging or (rev <= self.rev and not self.resuming):
+            # While resuming, `self.rev` is the client's word: the answer may well be a reset below it.
             pass
         elif self.resuming or rev != self.rev + 1:
             if len(self._ahead) < MAX_AHEAD:
