@@ -16,10 +16,14 @@ INSTANCES = 3
 PARTITIONS = 4
 DEVICES = 100
 USERS = tuple(f"u{n}" for n in range(40))
+BUSY = USERS[::4]
+"""Half of all devices are theirs: several meet on one instance."""
 LASTS_S = 3_600.0
 """Of simulated time; the faults end there."""
-SCENES = 16
+SCENES = 12
 """Short spells in which publishes, faults and devices meet; between them little happens."""
+RUSHES = 6
+"""Seconds in which all of it is about one user."""
 LONGEST_FAULT_S = 45.0
 NEVER_S = 1e9
 """A sweep that never comes."""
@@ -41,6 +45,10 @@ ROSTER = Roster(
     ],
     grants=[],
 )
+
+
+def owner(device: int) -> str:
+    return BUSY[device // 2 % len(BUSY)] if device % 2 else USERS[device // 2 % len(USERS)]
 
 
 def merchants_of(user: str) -> frozenset[str]:
@@ -98,15 +106,17 @@ class _Author:
         self.published = 0
         self.activities: list[dict[str, Any]] = []
         # Without a sweep everything must be found by other means, so only faults that give a sign happen.
-        self.sweep_s = self.rng.choice([30.0, 30.0, 120.0, NEVER_S])
+        self.sweep_s = self.rng.choice([20.0, 60.0, NEVER_S])
         self.resume_limit = self.rng.choice([8, 30, 500])
 
     def write(self) -> Plan:
         for number in range(DEVICES):
             at_s = self.rng.uniform(0, 30) if self.rng.random() < 0.7 else self.rng.uniform(30, LASTS_S)
-            self.add(at_s, "arrive", device=number, user=USERS[number % len(USERS)])
+            self.add(at_s, "arrive", device=number, user=owner(number))
         for _ in range(SCENES):
             self.scene(self.rng.uniform(20, LASTS_S - 60))
+        for _ in range(RUSHES):
+            self.rush(self.rng.uniform(20, LASTS_S - 60), self.rng.choice(BUSY))
         for _ in range(10):
             self.publish(self.rng.uniform(0, LASTS_S), self.rng.sample(USERS, 3))
         self.actions.sort(key=lambda action: action.at_s)
@@ -117,7 +127,7 @@ class _Author:
 
     def scene(self, start_s: float) -> None:
         rng = self.rng
-        hot = rng.sample(USERS, rng.randint(2, 4))
+        hot = rng.sample(BUSY, 2) + rng.sample(USERS, rng.randint(0, 2))
         length_s = rng.choice([0.5, 3.0, 20.0])
         moments = [start_s + rng.uniform(0, length_s) for _ in range(6)]
 
@@ -137,6 +147,24 @@ class _Author:
             self.flood(moment(), rng.choice(hot))
         if rng.random() < 0.4:
             self.send(moment(), hot)
+
+    def rush(self, start_s: float, user: str) -> None:
+        """Publishes in quick succession while the user's devices come back and the store takes its time."""
+        rng = self.rng
+        length_s = rng.choice([0.1, 1.0, 5.0])
+        for fault in rng.sample([self.jitter, self.slow_store, self.deaf, rng.choice(self.faults())], 2):
+            fault(start_s - 0.5, length_s + rng.uniform(0, 3), lambda: start_s + rng.uniform(0, length_s))
+        for _ in range(rng.randint(4, 12)):
+            self.publish(start_s + rng.uniform(0, length_s), [user])
+        for number in range(DEVICES):
+            if owner(number) == user and rng.random() < 0.6:
+                at_s = start_s + rng.uniform(-1, length_s)
+                if rng.random() < 0.6:
+                    self.add(at_s, "hang_up", device=number, offline_s=0)
+                else:
+                    self.add(at_s, "resume", device=number, back=rng.choice([0, 0, 2]))
+        if rng.random() < 0.3:
+            self.change(start_s + rng.uniform(0, length_s), user)
 
     # --- what producers and users do ---
 
@@ -200,7 +228,7 @@ class _Author:
 
     def device(self, at_s: float, user: str) -> None:
         rng = self.rng
-        device = USERS.index(user) + len(USERS) * rng.randrange(2)
+        device = rng.choice([number for number in range(DEVICES) if owner(number) == user])
         kind = rng.random()
         if kind < 0.3:
             self.add(at_s, "hang_up", device=device, offline_s=self.offline())

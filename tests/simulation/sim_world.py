@@ -75,7 +75,12 @@ HEARTBEAT_S = 600.0
 STALL_S = 30.0
 QUIET_S = 100.0
 """After the faults: every back-off and presence is over; two sweeps are added."""
-SETTLE_S = 10.0
+LULL_S = 45.0
+"""After the last action, and two sweeps added, nobody may lack anything."""
+WATCHED_EVERY_S = 15.0
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 16.0
+"""Of a client, between two attempts to connect."""
 MAX_STEPS = 4_000_000
 """Of tasks, in one run: far above any that comes to rest."""
 EPOCH = datetime(2026, 11, 21, tzinfo=UTC)
@@ -210,6 +215,7 @@ class Link:
         """the next frame of the log must be a reset"""
         self.rooms: set[str] = {*DEFAULT_ROOMS, inbox_room(device.user)}
         self.client_id = ""
+        self.connected_s = 0.0
         self.ephemeral: set[int] = set()
         self.sealed = 0
 
@@ -541,6 +547,7 @@ class Device:
         self.room: int | None = None
         """None: it reads at once"""
         self.link: Link | None = None
+        self.served = False
         self.offline_s = 0.0
 
     def __str__(self) -> str:
@@ -549,6 +556,7 @@ class Device:
     async def live(self) -> None:
         world, rng = self.world, self.rng
         asks_first = rng.random() < 0.5
+        pause_s = FIRST_PAUSE_S
         while True:
             up = [instance for instance in world.instances if instance.up]
             if up:
@@ -563,7 +571,9 @@ class Device:
             with trio.move_on_after(self.offline_s):
                 await world.calm.wait()
             self.offline_s = 0.0
-            await trio.sleep(rng.uniform(0.05, 2.0))
+            pause_s = FIRST_PAUSE_S if self.served else min(pause_s * 2, LONGEST_PAUSE_S)
+            self.served = False
+            await trio.sleep(rng.uniform(0.05, pause_s))
 
     async def converse(self, instance: Instance) -> None:
         link = Link(self, instance, self.rev)
@@ -623,7 +633,8 @@ class Device:
         self.world.note(f"{self} reads {frame.event.rpartition('/')[2]} {data.rev} {data.n}")
         if frame.event == "connected":
             self._check(not link.connected and data.userId == self.user, "a second `connected`")
-            link.connected = True
+            link.connected = self.served = True
+            link.connected_s = trio.current_time()
             link.client_id = data.id or ""
             if link.resume is not None:
                 self.resumed(link, link.resume, link.ceiling)
@@ -700,6 +711,7 @@ class World:
         self.frames = 0
         self.steps = Steps()
         self.ended_s = 0.0
+        self.last_action_s = 0.0
         self.clock_off_s = 0.0
         self.fails_before = self.fails_after = self.loss_share = self.jitter_s = 0.0
         self.store_up_to_s = 0.02
@@ -736,7 +748,7 @@ class World:
             self.scope.cancel()
 
     def log(self, user: str) -> list[Change]:
-        box = self.database.inbox._boxes.get(user)
+        box = self.database.inbox.boxes.get(user)
         return box.log if box else []
 
     def head(self, user: str) -> Head:
@@ -822,8 +834,10 @@ class World:
                 self.instances = [Instance(self, number) for number in range(INSTANCES)]
                 for instance in self.instances:
                     self.boot(instance.number)
+                self.nursery.start_soon(self.watch)
                 for action in self.plan.actions:
                     await trio.sleep_until(action.at_s)
+                    self.last_action_s = trio.current_time()
                     self.note(str(action)[11:])
                     getattr(self, action.name)(**action.args)
                 await trio.sleep_until(max(LASTS_S, trio.current_time()))
@@ -833,6 +847,42 @@ class World:
                 self.nursery.cancel_scope.cancel()
         except Exception as error:
             self.violation = self.violation or f"the simulation failed: {_shown(error)}"
+
+    @property
+    def two_sweeps_s(self) -> float:
+        return 0 if self.plan.sweep_s == NEVER_S else 2 * self.plan.sweep_s
+
+    async def watch(self) -> None:
+        """In each lull, whoever is connected and reads must be level with the store."""
+        while True:
+            await trio.sleep(WATCHED_EVERY_S)
+            if self.troubled or trio.current_time() < self.last_action_s + LULL_S + self.two_sweeps_s:
+                continue
+            for device in self.devices.values():
+                link = device.link
+                if link is None or not link.connected or link.lost or device.room is not None:
+                    continue
+                if trio.current_time() > link.connected_s + LULL_S:
+                    self.check_level(device, link)
+
+    @property
+    def troubled(self) -> bool:
+        """Is anything still wrong that an action made so?"""
+        rates = self.fails_before + self.fails_after + self.loss_share + self.jitter_s
+        return bool(
+            self.database.unavailable
+            or rates
+            or self.apart_now
+            or self.store_up_to_s > 1
+            or any(i.deaf or i.relay_cut or i.source_cut or i.store_cut or not i.up for i in self.instances)
+        )
+
+    def check_level(self, device: Device, link: Link) -> None:
+        head = self.head(device.user)
+        if link.owed:
+            self.violate(f"{device} was never told the state after its resume")
+        elif head.rev != (min(link.ceiling, head.rev) if device.rev is None else device.rev):
+            self.violate(f"{device} holds {device.rev}, the head is {head.rev}")
 
     async def rest(self) -> None:
         """All faults end; everything has time to find its place."""
@@ -854,8 +904,7 @@ class World:
             self.boot(instance.number)
         for number in self.devices:
             self.quick(number)
-        sweeps_s = 0 if self.plan.sweep_s == NEVER_S else 2 * self.plan.sweep_s
-        await trio.sleep(QUIET_S + sweeps_s)
+        await trio.sleep(QUIET_S + self.two_sweeps_s)
 
     async def check_all(self) -> None:
         self.database.delay = self.database.delay_after = None
@@ -871,13 +920,11 @@ class World:
         for user in USERS:
             await self._check_inbox(user)
         for device in self.devices.values():
-            link, head = device.link, self.head(device.user)
+            link = device.link
             if link is None or not link.connected:
                 self.violate(f"{device} is not connected")
-            elif link.owed:
-                self.violate(f"{device} was never told the state after its resume")
-            elif head.rev != (min(link.ceiling, head.rev) if device.rev is None else device.rev):
-                self.violate(f"{device} holds {device.rev}, the head is {head.rev}")
+            else:
+                self.check_level(device, link)
         for instance in self.instances:
             if len(instance.hub.sessions) != len(instance.links):
                 self.violate(f"instance {instance.number} keeps sessions of connections that are gone")

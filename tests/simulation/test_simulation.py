@@ -74,13 +74,28 @@ def insert_again(self: MemoryInbox, draft: Any, *rest: Any, create: Any = Memory
     return create(self, draft, *rest)
 
 
-async def acked_first(self: Pipeline, batches: Any, work: Any = Pipeline._work) -> None:
-    async def early() -> Any:
-        async for batch in batches:
-            batch.ack()
-            yield batch
+class Hasty:
+    """A channel that acks each batch as it gives it out."""
 
-    await work(self, early())
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __aiter__(self) -> Hasty:
+        return self
+
+    async def __anext__(self) -> Any:
+        batch = await self.batches.__anext__()
+        batch.ack()
+        return batch
+
+    def receive_nowait(self) -> Any:
+        batch = self.batches.receive_nowait()
+        batch.ack()
+        return batch
+
+
+async def acked_first(self: Pipeline, batches: Any, work: Any = Pipeline._work) -> None:
+    await work(self, Hasty(batches))
 
 
 BROKEN: dict[str, tuple[type, str, Callable[..., Any]]] = {
