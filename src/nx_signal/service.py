@@ -3,7 +3,7 @@
 store ─ outermost: it outlives all its callers
 └ nursery
   1 hub         any error ends the process
-  2 pipeline    one child per partition; waits in place for a store that is away
+  2 pipeline    one child per source; waits in place for a store that is away
   3 relay       supervised: run again after RelayLost, then sessions check their revision
   4 sources     supervised: the journal, and Kafka where it is configured
   5 listener    one port for REST and the stream; a connection's errors end there
