@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import threading
 import uuid
@@ -72,6 +73,8 @@ ANNOUNCEMENTS_WAITING = 1_024
 RELAYED_WAITING = 64
 """Batches from the relay."""
 STORE_CHECK_S = 5.0
+OTHER_FILES = 256
+"""Open files beside the clients' sockets: databases, brokers, logs."""
 CLOSING_SHARE = 0.25
 """Of the drain budget, kept for commits and pools after the clients have left."""
 
@@ -115,6 +118,7 @@ async def run(
             nursery.start_soon(stop_on_signal, stop)
             task_status.started(listeners[0].socket.getsockname()[1])
 
+            allow_connections(settings.max_connections)
             settle_memory()
             await stop.wait()
             hurry(settings.drain_s)
@@ -304,6 +308,17 @@ def stop_in_time() -> Iterator[Callable[[float], None]]:
 def _overrun(budget_s: float) -> None:
     log.error("drain_overran", budget_s=budget_s)
     os._exit(1)
+
+
+def allow_connections(count: int) -> None:
+    """Raise this process's limit of open files as far as it may; most systems start it at 1,024."""
+    wanted = count + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning("few_open_files", allowed=most, wanted=wanted, mend="raise the hard limit of open files")
 
 
 def settle_memory() -> None:
