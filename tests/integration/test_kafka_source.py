@@ -144,8 +144,9 @@ async def test_a_partition_added_while_it_runs_is_read_from_its_beginning(
 
 
 async def test_a_partition_added_while_it_is_away_is_read_from_its_beginning(
-    apache_kafka: ApacheKafka,
+    apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kafka_module, "METADATA_AGE_MS", 2_000)
     topic = apache_kafka.create_topic(1)
     await produce(apache_kafka, topic, [{"value": b"old"}])
     source = source_of(apache_kafka, topic)
