@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import gc
 import json
 import os
 import random
@@ -216,10 +217,11 @@ def bench(store: str, rows: int, rate: float, seconds: float) -> dict[str, Any]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signal-bench-")))
         settings = {"data-dir": str(directory)}
-        pids = [os.getpid()]
+        pids, of_postgres = [os.getpid()], list[int]()
         if store == "PostgreSQL":
             server_url, started = start(stack, "TEST_POSTGRES_URL", Postgres)
-            pids += started
+            of_postgres = sorted(started)
+            pids += of_postgres
             settings["database-url"] = fresh_database(server_url)
         where = [word for key, value in settings.items() for word in (f"--{key}", value)]
         nx_signal("migrate", *where)
@@ -230,17 +232,24 @@ def bench(store: str, rows: int, rate: float, seconds: float) -> dict[str, Any]:
             inbox_rows.fill_sqlite(directory / "signal.db", rows)
         filled_s = time.perf_counter() - began
         load = Load(rows)
+        gc.collect()
+        gc.freeze()  # else our own collector walks the load in the middle of a measurement
         issuer = open_issuer(directory)
         tokens = {user: issuer.sign(user, 3600, (), (), datetime.now(UTC)) for user in load.users}
         port = free_port()
         flags = settings | {"port": str(port), "rate-factor": "0"}
         with serving(flags, directory / "log") as server:
             pids.append(server.pid)
-            others, cpu, at = machine.Others(pids), machine.cpu_s([server.pid]), time.perf_counter()
+            others, began = machine.Others(pids), time.perf_counter()
+            before = [machine.cpu_s(of) for of in ([server.pid], of_postgres)]
             results = asyncio.run(measure(port, tokens, load, rate, seconds))
-            results["cores"] = (machine.cpu_s([server.pid]) - cpu) / (time.perf_counter() - at)
-            results["others"] = others.cores()
-        results["filled_s"] = filled_s
+            took_s = time.perf_counter() - began
+            after = [machine.cpu_s(of) for of in ([server.pid], of_postgres)]
+            results["cores: server"], results["cores: PostgreSQL"] = (
+                (later - earlier) / took_s for earlier, later in zip(before, after, strict=True)
+            )
+            results["cores: other programs"] = others.cores()
+        results["filled in, s"] = filled_s
         nx_signal("audit", *where)
     return results
 
@@ -255,14 +264,9 @@ def report(all_results: dict[tuple[str, int], dict[str, Any]], rate: float) -> N
         if isinstance(value, Latency):
             cells = [f"{r[name].p50_ms:.1f} / {r[name].p99_ms:.1f}" for r in all_results.values()]
         else:
-            cells = [
-                f"{r[name]:,.2f}" if name in ("cores", "others") else f"{r[name]:,.0f}"
-                for r in all_results.values()
-            ]
-        label = {"cores": "cores: server", "others": "cores: other programs", "filled_s": "filled in, s"}.get(
-            name, name
-        )
-        print(f"{label:28}" + "".join(f"{cell:>{width}}" for cell in cells))
+            digits = 2 if name.startswith("cores") else 0
+            cells = [f"{r[name]:,.{digits}f}" for r in all_results.values()]
+        print(f"{name:28}" + "".join(f"{cell:>{width}}" for cell in cells))
     slowest = min(v.per_s for r in all_results.values() for v in r.values() if isinstance(v, Latency))
     print(f"{'requests/s, at least':28}{slowest:>{width}.1f}")
 
