@@ -20,9 +20,9 @@ BUSY = USERS[::4]
 """Half of all devices are theirs: several meet on one instance."""
 LASTS_S = 3_600.0
 """Of simulated time; the faults end there."""
-SCENES = 12
+SCENES = 10
 """Short spells in which publishes, faults and devices meet; between them little happens."""
-RUSHES = 6
+RUSHES = 8
 """Seconds in which all of it is about one user."""
 LONGEST_FAULT_S = 45.0
 NEVER_S = 1e9
@@ -76,7 +76,14 @@ class Action:
     args: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.at_s:9.3f}  {self.name:<10} " + " ".join(f"{k}={v}" for k, v in self.args.items())
+        said = dict(self.args)
+        if isinstance(message := said.pop("message", None), Mapping):
+            to = message.get("merchantId") or ",".join(message.get("recipientIds", ()))
+            said |= {"type": message["eventType"], "scope": message["recipientScope"], "to": to}
+            said |= {"organizer": message["organizerId"], "actor": message["actorId"]}
+            said |= {"eventId": message.get("eventId")}
+        shown = " ".join(f"{k}={v}" for k, v in said.items() if v not in (None, ""))
+        return f"{self.at_s:9.3f}  {self.name:<10} {shown}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +159,22 @@ class _Author:
         """Publishes in quick succession while the user's devices come back and the store takes its time."""
         rng = self.rng
         length_s = rng.choice([0.1, 1.0, 5.0])
-        for fault in rng.sample([self.jitter, self.slow_store, self.deaf, rng.choice(self.faults())], 2):
-            fault(start_s - 0.5, length_s + rng.uniform(0, 3), lambda: start_s + rng.uniform(0, length_s))
+        faults = [f for f in (self.jitter, self.slow_store, self.slow_store) if rng.random() < 0.5]
+        faults += rng.choice([[], [self.deaf], [self.flutter], [rng.choice(self.faults())]])
+        for fault in faults:
+            at_s = start_s + rng.choice([-0.5, rng.uniform(0, length_s)])
+            fault(at_s, rng.uniform(0, length_s + 2), lambda: start_s + rng.uniform(0, length_s))
         for _ in range(rng.randint(4, 12)):
             self.publish(start_s + rng.uniform(0, length_s), [user])
         for number in range(DEVICES):
             if owner(number) == user and rng.random() < 0.6:
                 at_s = start_s + rng.uniform(-1, length_s)
-                if rng.random() < 0.6:
+                if rng.random() < 0.5:
                     self.add(at_s, "hang_up", device=number, offline_s=0)
                 else:
-                    self.add(at_s, "resume", device=number, back=rng.choice([0, 0, 2]))
+                    self.add(at_s, "resume", device=number, back=rng.choice([0, 2, -1_000]))
+        if rng.random() < 0.4:
+            self.flood(start_s + rng.uniform(0, length_s), user)
         if rng.random() < 0.3:
             self.change(start_s + rng.uniform(0, length_s), user)
 
@@ -275,7 +287,15 @@ class _Author:
     # --- what goes wrong; `lasts_s` bounds each of them ---
 
     def faults(self) -> list[Callable[[float, float, Callable[[], float]], None]]:
-        noticed = [self.deaf, self.store_away, self.slow_store, self.source_away, self.jitter, self.clock]
+        noticed = [
+            self.deaf,
+            self.flutter,
+            self.store_away,
+            self.slow_store,
+            self.source_away,
+            self.jitter,
+            self.clock,
+        ]
         if self.sweep_s == NEVER_S:
             return noticed
         return [
@@ -318,6 +338,14 @@ class _Author:
     def deaf(self, at_s: float, lasts_s: float, moment: Callable[[], float]) -> None:
         args = {"instance": self.rng.randrange(INSTANCES)}
         self.span(at_s, lasts_s, "deaf", args | {"on": True}, args | {"on": False})
+
+    def flutter(self, at_s: float, lasts_s: float, moment: Callable[[], float]) -> None:
+        """The relay comes and goes, faster than the store answers."""
+        instance = self.rng.randrange(INSTANCES)
+        for _ in range(self.rng.randint(2, 4)):
+            on = {"instance": instance, "on": True}
+            self.span(at_s, self.rng.uniform(0.01, 0.5), "deaf", on, on | {"on": False})
+            at_s += self.rng.uniform(0.5, 2)
 
     def loss(self, at_s: float, lasts_s: float, moment: Callable[[], float]) -> None:
         self.span(at_s, lasts_s, "loss", {"share": self.rng.choice([0.1, 0.5, 1])}, {"share": 0})

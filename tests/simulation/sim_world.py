@@ -683,7 +683,8 @@ class Device:
         if data.reset:
             known = link.floor if self.rev is None else self.rev
             self._check(
-                rev > known + limit or rev < known, f"reset from {known} to {rev}, the limit being {limit}"
+                rev > known + limit or known > len(log),
+                f"reset from {known} to {rev}, the limit being {limit}",
             )
             self.rev = rev
         else:
