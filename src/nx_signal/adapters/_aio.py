@@ -51,7 +51,17 @@ async def open_border() -> AsyncIterator[Border]:
         # The default handler turns any report, even "Unclosed …" from the garbage collector, into a
         # crash of the loop.
         loop.set_exception_handler(_report)
-        yield Border(loop)
+        try:
+            yield Border(loop)
+        finally:
+            _abort_connections(loop)
+
+
+def _abort_connections(loop: asyncio.AbstractEventLoop) -> None:
+    """aiokafka forgets a connection when it is cancelled while it opens one or has just lost it, and an
+    open socket outlives its loop. Only the loop still knows them, by a name of its own."""
+    for transport in list(loop._transports.values()):  # type: ignore[attr-defined]
+        transport.abort()
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -245,8 +245,10 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in self._consumer.assignment():
             fresh = latest and await self._consumer.committed(partition) is None
             if fresh and partition.partition not in self._first_known:
-                # Added since, and what was sent to it before we found it is no old news.
-                await self._consumer.seek_to_beginning(partition)
+                # Added since, and what was sent to it before we found it is no old news. A seek to an
+                # offset, as seek_to_beginning() takes the answer of a reset to latest for its own.
+                beginning = await self._consumer.beginning_offsets([partition])
+                self._consumer.seek(partition, beginning[partition])
             start = await self._consumer.position(partition)
             if fresh:
                 starts[partition] = start
@@ -297,19 +299,10 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
         log.info("kafka_assigned", partitions=sorted(each.partition for each in assigned))
 
     async def aio_stop(self) -> None:
-        """Leave the group and close. With the broker gone, stop() hangs or breaks off half-way."""
-        stopping = asyncio.ensure_future(self._consumer.stop())
-        await asyncio.wait([stopping], timeout=STOP_S)
-        if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
-            return
-        # The loop is ours alone: what is left in it is the consumer's.
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        if rest:
-            await asyncio.wait(rest, timeout=ABANDON_S / 2)
-        closing = asyncio.ensure_future(self._consumer._client.close())
-        await asyncio.wait([closing], timeout=ABANDON_S / 2)
+        """Leave the group and close. With the broker gone, stop() hangs or breaks off half-way: what it
+        leaves, tasks and connections, ends with the border."""
+        async with asyncio.timeout(STOP_S):
+            await self._consumer.stop()
 
 
 def _record(message: Any) -> Record:

@@ -1,0 +1,36 @@
+"""The border to asyncio, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+
+import trio
+
+from nx_signal.adapters._aio import open_border
+
+PATIENCE_S = 10.0
+
+
+async def test_a_connection_that_a_driver_forgot_ends_with_the_border() -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+
+    async def aio_connect_and_forget() -> None:
+        forgotten = [await asyncio.open_connection("127.0.0.1", port)]
+        forgotten.append(forgotten)  # type: ignore[arg-type]  # only the collector finds it, too late
+
+    gc.disable()
+    try:
+        with trio.fail_after(PATIENCE_S):
+            async with listeners[0]:
+                async with open_border() as border:
+                    await border.call(aio_connect_and_forget)
+                    served = await listeners[0].accept()
+                async with served:
+                    with contextlib.suppress(trio.BrokenResourceError):
+                        assert not await served.receive_some()
+    finally:
+        gc.enable()
+    gc.collect()  # an open socket found here is a ResourceWarning, and warnings are errors
