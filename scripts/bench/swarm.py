@@ -26,7 +26,8 @@ from nx_signal.stream.sealing import KeyPair, Sealer, agree, read_public_key, un
 
 SAMPLED_EVERY = 20
 HANDSHAKES_AT_ONCE = 50
-READ_BYTES = 262_144
+READ_BYTES = 16_384
+"""Python makes a buffer of this size for every read: a large one costs more than the read."""
 PATIENCE_S = 30.0
 """Without a frame for this long the run has failed."""
 
