@@ -65,16 +65,18 @@ LISTS = ("/v1/api/signal/notifications", "/v1/api/signal/notifications/count")
 """Their filter alone gives a thousand boundary values each; both take the same, so one run covers it."""
 
 
+PHASES = "examples,coverage,fuzzing,stateful"
+
+
+@pytest.mark.parametrize("served", ["sqlite", "postgres"], indirect=True)
 @pytest.mark.parametrize(
-    ("served", "user", "phases", "chosen"),
+    ("user", "phases", "chosen"),
     [
-        ("sqlite", "op", "examples,coverage,fuzzing,stateful", [f"--exclude-path={path}" for path in LISTS]),
-        ("sqlite", "ann", "examples,fuzzing", []),
-        ("postgres", "op", "examples,fuzzing,stateful", []),
-        ("postgres", "op", "coverage", [f"--include-path={LISTS[0]}"]),
+        ("op", PHASES, [f"--exclude-path={path}" for path in LISTS]),
+        ("ann", PHASES, [f"--exclude-path={path}" for path in LISTS]),
+        ("ann", "coverage", [f"--include-path={LISTS[0]}"]),
     ],
-    indirect=["served"],
-    ids=["sqlite-operator", "sqlite-user", "postgres-operator", "postgres-filters"],
+    ids=["operator", "user", "filters"],
 )
 def test_whatever_is_sent_is_answered_as_documented(
     served: Served, user: str, phases: str, chosen: list[str]
@@ -86,7 +88,9 @@ def test_whatever_is_sent_is_answered_as_documented(
             *("run", f"{served.instance.url}/doc/openapi.json"),
             *("--header", f"Authorization: Bearer {token}"),
             *("--phases", phases, "--max-examples", "5", *chosen),
-            *("--generation-deterministic", "--no-color", "--workers", "2"),
+            *("--generation-deterministic", "--no-color"),
+            # Two of its threads that parse at once break each other in Python 3.11.
+            *("--workers", "1"),
         ],
         env=ENVIRONMENT,
         capture_output=True,
