@@ -1,9 +1,11 @@
 """What connected clients cost one `nx-signal serve` on the embedded default.
 
-- memory: resident memory of the server per idle authenticated client, at 1,000 and 5,000;
+- memory: resident memory of the server per idle authenticated client that has sent one heartbeat, at 1,000
+  and 5,000;
 - return: the server is killed and started again; time from its open port until all clients have shaken
   hands again (each retries every 50 ms, as a deploy makes them do);
-- stall: latency of a broadcast to 200 reading clients, without and with 50 that read nothing at all."""
+- stall: latency of a broadcast to 200 reading clients, while 50 more read it too and while 50 more read
+  nothing at all, in rounds by turns."""
 
 from __future__ import annotations
 
@@ -37,8 +39,11 @@ CLIENTS = "/v1/api/signal/socket/websocket/clients"
 AT_ONCE = 50
 """Handshakes under way at a time, while memory is measured."""
 RETRY_S = 0.05
-READERS, STALLED, SENDS = 200, 50, 300
+READERS, OTHERS, ROUNDS, SENDS = 200, 50, 5, 100
+SEND_EVERY_S = 0.03
+OPERATOR = "operator"
 LARGE = "x" * 4_000
+FILLER = "x" * 60_000
 
 
 class Server:
@@ -70,7 +75,8 @@ class Server:
         self.process.wait()
 
     def token(self, user: str) -> str:
-        return self.issuer.sign(user, 3_600, ["WebSocketClient.broadcast"], [], now())
+        permissions = ["WebSocketClient.broadcast", "WebSocketClient.findById"] if user == OPERATOR else []
+        return self.issuer.sign(user, 3_600, permissions, [], now())
 
     def rss_kb(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -83,7 +89,9 @@ async def open_many(server: Server, count: int, stack: AsyncExitStack, first: in
 
     async def one(number: int) -> None:
         async with turns:
-            streams.append(await stack.enter_async_context(open_stream(server.url, tokens[number])))
+            stream = await stack.enter_async_context(open_stream(server.url, tokens[number]))
+            await stream.heartbeat()
+            streams.append(stream)
 
     tokens = {n: server.token(f"user{n}") for n in range(first, first + count)}
     async with trio.open_nursery() as nursery:
@@ -138,40 +146,67 @@ async def come_back(server: Server, count: int) -> None:
     server.kill()
 
 
-async def latencies(server: Server, streams: list[Stream]) -> list[float]:
-    """Milliseconds from asking for a broadcast until each reader has opened it."""
+async def latencies(server: Server, readers: list[Stream], others: list[Stream], way: str) -> list[float]:
+    """Milliseconds from asking for a broadcast until each of `readers` has opened it."""
     took: list[float] = []
-    headers = {"Authorization": f"Bearer {server.token('operator')}"}
-    async with httpx.AsyncClient(headers=headers) as rest, trio.open_nursery() as nursery:
+    done = trio.Event()
+    headers = {"Authorization": f"Bearer {server.token(OPERATOR)}"}
+    async with (
+        httpx.AsyncClient(base_url=f"{server.rest}{CLIENTS}", headers=headers) as rest,
+        trio.open_nursery() as nursery,
+    ):
 
-        async def read(stream: Stream) -> None:
-            for _ in range(SENDS):
-                frame = await stream.receive()
-                took.append((time.monotonic() - frame.data["at"]) * 1e3)
+        async def read(stream: Stream, measured: bool) -> None:
+            while True:
+                at = (await stream.receive()).data["at"]
+                if measured and at:
+                    took.append((time.monotonic() - at) * 1e3)
+                    if len(took) == SENDS * len(readers):
+                        done.set()
 
-        for stream in streams:
-            nursery.start_soon(read, stream)
+        async def broadcast(at: float, more: str) -> None:
+            body = {"topic": "bench", "data": {"at": at, "more": more}}
+            (await rest.post("/broadcast", json=body)).raise_for_status()
+
+        for stream in readers:
+            nursery.start_soon(read, stream, True)
+        if way == "read":
+            for stream in others:
+                nursery.start_soon(read, stream, False)
+        else:
+            for stream in others:  # a client stalls only once the kernel's buffers are full
+                while not (await rest.get(f"/{stream.client_id}")).json()["queued"]:
+                    await broadcast(0, FILLER)
         for _ in range(SENDS):
-            body = {"topic": "bench", "data": {"at": time.monotonic(), "more": LARGE}}
-            (await rest.post(f"{server.rest}{CLIENTS}/broadcast", json=body)).raise_for_status()
-            await trio.sleep(0.02)
+            await broadcast(time.monotonic(), LARGE)
+            await trio.sleep(SEND_EVERY_S)
+        await done.wait()
+        nursery.cancel_scope.cancel()
     return sorted(took)
 
 
 async def stall(server: Server) -> None:
-    for stalled in (0, STALLED):
-        server.start()
-        try:
-            async with AsyncExitStack() as stack:
-                readers = await open_many(server, READERS, stack)
-                await open_many(server, stalled, stack, first=10_000)  # nobody ever reads these
-                took = await latencies(server, readers)
-                p50, p99 = statistics.median(took), took[int(len(took) * 0.99)]
-                who = f"{stalled:2} of {READERS + stalled} read nothing"
-                print(f"stall: {who}: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    rounds: dict[str, list[list[float]]] = {"read": [], "stall": []}
+    for _ in range(ROUNDS):
+        for way, took in rounds.items():
+            server.start()
+            try:
+                async with AsyncExitStack() as stack:
+                    readers = await open_many(server, READERS, stack)
+                    others = await open_many(server, OTHERS, stack, first=10_000)
+                    took.append(await latencies(server, readers, others, way))
+                    server.kill()
+            finally:
                 server.kill()
-        finally:
-            server.kill()
+    for way, each in rounds.items():
+        p50s, p99s = zip(
+            *((statistics.median(took), took[int(len(took) * 0.99)]) for took in each), strict=True
+        )
+        print(
+            f"stall: {READERS} readers while {OTHERS} more {way}: "
+            f"p50 {statistics.median(p50s):.1f} ms ({min(p50s):.1f}-{max(p50s):.1f}), "
+            f"p99 {statistics.median(p99s):.1f} ms ({min(p99s):.1f}-{max(p99s):.1f})"
+        )
 
 
 async def measure(options: argparse.Namespace) -> None:

@@ -4,8 +4,10 @@ One task beside trio-websocket's reader, no timer tasks: the deadline of the nex
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Never
 
 import structlog
 import trio
@@ -79,13 +81,8 @@ class StreamServer:
             connection = _Connection(parts, wire)
             self._open.add(connection)
             try:
-                with trio.move_on_after(UPGRADE_WITHIN_S) as patience:
-                    request = await wrap_server_stream(nursery, wire, max_message_size=MAX_MESSAGE_BYTES)
-                    offered = request.proposed_subprotocols
-                    ws = await request.accept(subprotocol=offered[0] if offered else None)
-                if not patience.cancelled_caught:
-                    wire.why_closed = lambda: _breach(ws)
-                    await connection.converse(ws, _address(parts, stream, request))
+                if upgraded := await self._upgrade(stream, wire, nursery):
+                    await connection.converse(*upgraded)
             except ConnectionClosed:
                 pass
             finally:
@@ -95,10 +92,34 @@ class StreamServer:
                 with trio.move_on_after(CLOSE_WITHIN_S, shield=True):
                     await wire.aclose()
 
+    async def _upgrade(
+        self, stream: trio.SocketStream, wire: Wire, nursery: trio.Nursery
+    ) -> tuple[WebSocketConnection, str] | None:
+        """The WebSocket, and the address that its limits apply to; None when it took too long."""
+        with trio.move_on_after(UPGRADE_WITHIN_S):
+            request = await wrap_server_stream(nursery, wire, max_message_size=MAX_MESSAGE_BYTES)
+            offered = request.proposed_subprotocols
+            ws = await request.accept(subprotocol=offered[0] if offered else None)
+            # wsproto would keep its HTTP connection, an eighth of an idle client's memory, to the end.
+            ws._wsproto.handshake = _UPGRADED
+            wire.why_closed = partial(_breach, ws)
+            return ws, _address(self._parts, stream, request)
+        return None
+
     def turn_away(self) -> None:
         """Close 1001 whoever has not authenticated yet; the hub's drain sees to the others."""
         for connection in self._open:
             connection.turn_away()
+
+
+class _Upgraded:
+    """What is left of a handshake that is over."""
+
+    def events(self) -> Iterable[Never]:
+        return ()
+
+
+_UPGRADED: Any = _Upgraded()
 
 
 def _breach(ws: WebSocketConnection) -> tuple[int, str] | None:
@@ -115,6 +136,8 @@ def _address(parts: StreamParts, stream: trio.SocketStream, request: WebSocketRe
 
 
 class _Connection:
+    __slots__ = ("_limits", "_parts", "_protocol", "_reading", "_session", "_turned_away", "_wire")
+
     def __init__(self, parts: StreamParts, wire: Wire) -> None:
         self._parts = parts
         self._wire = wire
@@ -125,34 +148,29 @@ class _Connection:
         self._reading: trio.CancelScope | None = None
 
     async def converse(self, ws: WebSocketConnection, address: str) -> None:
-        """Until one side closes."""
-        decisions: Sequence[Decision]
+        """Until one side closes. While it waits it holds nothing of what was said before."""
         if not self._parts.limits.handshake_from(address):
             await self._close(ws, self._protocol.close(TOO_MANY_REQUESTS))
             return
-        while True:
+        while not self._protocol.closed:
+            message = None
             with trio.CancelScope(deadline=self._protocol.deadline_s) as self._reading:
                 if self._end_with:
                     self._reading.cancel()
                 message = await ws.get_message()
-            if not self._reading.cancelled_caught:
-                if not self._limits.message():
-                    await self._close(ws, self._protocol.close(TOO_MANY_REQUESTS))
-                    return
-                decisions = self._protocol.receive(message, trio.current_time())
-                if self._session:
-                    self._session.last_activity = self._parts.now()
-            elif self._end_with:
-                decisions = [self._protocol.close(self._end_with)]
-            else:
-                decisions = self._protocol.timed_out(trio.current_time())
-            for decision in decisions:
-                if isinstance(decision, Close):
-                    await self._close(ws, decision)
-                    return
-                await self._act(ws, decision)
-                if self._protocol.closed:
-                    return
+            await self._act(ws, self._decide(message))
+
+    def _decide(self, message: str | bytes | None) -> Sequence[Decision]:
+        """On a message, or on being woken without one."""
+        if message is not None:
+            if not self._limits.message():
+                return [self._protocol.close(TOO_MANY_REQUESTS)]
+            if self._session:
+                self._session.last_activity = self._parts.now()
+            return self._protocol.receive(message, trio.current_time())
+        if self._end_with:
+            return [self._protocol.close(self._end_with)]
+        return self._protocol.timed_out(trio.current_time())
 
     @property
     def _end_with(self) -> tuple[int, str] | None:
@@ -167,33 +185,29 @@ class _Connection:
         if self._session:
             self._parts.hub.detach(self._session)
 
-    async def _act(self, ws: WebSocketConnection, decision: Decision) -> None:
-        match decision:
-            case Say(text):
-                self._say(text)
-            case Authenticate():
-                await self._authenticate(ws, decision)
-            case Join(rooms, malformed):
-                if self._limits.rooms(len(rooms)):
-                    await self._join(rooms, malformed)
-                else:
-                    await self._perform(ws, [self._protocol.close(TOO_MANY_REQUESTS)])
-            case Leave(rooms):
-                assert self._session  # noqa: S101 - the protocol gives this only when live
-                own = self._session.client_id
-                self._parts.hub.leave(self._session, [room for room in rooms if room != own])
-            case Resume(rev):
-                assert self._session  # noqa: S101
-                self._session.resume(rev)
-            case Refresh(token):
-                await self._refresh(ws, token)
-
-    async def _perform(self, ws: WebSocketConnection, decisions: Sequence[Decision]) -> None:
+    async def _act(self, ws: WebSocketConnection, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
-            if isinstance(decision, Close):
-                await self._close(ws, decision)
-            elif isinstance(decision, Say):
-                self._say(decision.text)
+            match decision:
+                case Say(text):
+                    self._say(text)
+                case Close():
+                    await self._close(ws, decision)
+                case Authenticate():
+                    await self._authenticate(ws, decision)
+                case Join(rooms, malformed):
+                    if self._limits.rooms(len(rooms)):
+                        await self._join(rooms, malformed)
+                    else:
+                        await self._close(ws, self._protocol.close(TOO_MANY_REQUESTS))
+                case Leave(rooms):
+                    assert self._session  # noqa: S101 - the protocol gives this only when live
+                    own = self._session.client_id
+                    self._parts.hub.leave(self._session, [room for room in rooms if room != own])
+                case Resume(rev):
+                    assert self._session  # noqa: S101
+                    self._session.resume(rev)
+                case Refresh(token):
+                    await self._refresh(ws, token)
 
     async def _close(self, ws: WebSocketConnection, close: Close) -> None:
         """Nothing is pushed any more; the peer gets code and reason and a moment to answer."""
@@ -209,7 +223,7 @@ class _Connection:
                 principal = await parts.verify(request.token)
                 if not parts.limits.handshake_of(principal.user_id):
                     parts.metrics.handshakes.labels("flood").inc()
-                    await self._perform(ws, [protocol.close(TOO_MANY_REQUESTS)])
+                    await self._close(ws, protocol.close(TOO_MANY_REQUESTS))
                     return
                 self._limits.user_id = principal.user_id
                 session = Session(
@@ -227,15 +241,15 @@ class _Connection:
                 head = await parts.hub.baseline(principal.user_id)
         except TokenRejected:
             parts.metrics.handshakes.labels("refused").inc()
-            await self._perform(ws, protocol.refuse())
+            await self._act(ws, protocol.refuse())
             return
         except trio.TooSlowError:
             parts.metrics.handshakes.labels("timeout").inc()
-            await self._perform(ws, protocol.timed_out(trio.current_time()))
+            await self._act(ws, protocol.timed_out(trio.current_time()))
             return
         except (StoreUnavailable, IssuerUnavailable):
             parts.metrics.handshakes.labels("unavailable").inc()
-            await self._perform(ws, [protocol.close(TRY_AGAIN_LATER)])
+            await self._close(ws, protocol.close(TRY_AGAIN_LATER))
             return
         # From here to `begin` nothing awaits: no frame can come between `connected` and the key.
         decisions = protocol.accept(
@@ -243,7 +257,7 @@ class _Connection:
         )
         if protocol.closed:
             parts.metrics.handshakes.labels("bad_key").inc()
-            await self._perform(ws, decisions)
+            await self._act(ws, decisions)
             return
         for decision in decisions:
             if isinstance(decision, Say):
@@ -279,7 +293,7 @@ class _Connection:
             if principal.user_id != session.user_id:
                 raise TokenRejected("The token is another user's.")
         except TokenRejected:
-            await self._perform(ws, self._protocol.refuse())
+            await self._act(ws, self._protocol.refuse())
         except IssuerUnavailable:
             pass  # the session's present token still counts
         else:

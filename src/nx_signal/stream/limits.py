@@ -84,6 +84,8 @@ class Limits:
 
     def __init__(self, factor: float) -> None:
         self._factor = factor
+        self._client_messages = self._scaled(CLIENT_MESSAGES)
+        self._client_rooms = self._scaled(CLIENT_ROOMS)
         self._user_messages = Buckets(self._scaled(USER_MESSAGES))
         self._user_rooms = Buckets(self._scaled(USER_ROOMS))
         self._user_handshakes = Buckets(self._scaled(USER_HANDSHAKES))
@@ -109,8 +111,8 @@ class ClientLimits:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._messages = Bucket(limits._scaled(CLIENT_MESSAGES))
-        self._rooms = Bucket(limits._scaled(CLIENT_ROOMS))
+        self._messages = Bucket(limits._client_messages)
+        self._rooms: Bucket | None = None
         self.user_id: str | None = None
 
     def message(self) -> bool:
@@ -123,6 +125,8 @@ class ClientLimits:
         limits = self._limits
         if not limits._factor or self.user_id is None:
             return True
+        if self._rooms is None:
+            self._rooms = Bucket(limits._client_rooms)
         return self._rooms.take(count) and limits._user_rooms.take(self.user_id, count)
 
 

@@ -74,8 +74,8 @@ class Listener:
         self._open += 1
         self._metrics.connections.set(self._open)
         try:
-            if self._open <= self._max_connections:
-                await self._route(stream)
+            if self._open <= self._max_connections and (head := await self._head(stream)):
+                await (self._stream if is_stream_upgrade(head) else self._http)(stream, head)
         except Exception as error:  # a connection's faults are its own
             log.info("connection_failed", error=type(error).__name__, why=sentence(error))
         finally:
@@ -83,20 +83,16 @@ class Listener:
             self._metrics.connections.set(self._open)
             await trio.aclose_forcefully(stream)
 
-    async def _route(self, stream: trio.SocketStream) -> None:
+    async def _head(self, stream: trio.SocketStream) -> bytes:
+        """As much of the request as tells whom it is for; empty when that did not come in time."""
         head = b""
         with trio.move_on_after(HEAD_WITHIN_S) as patience:
             while may_be_stream(head) and b"\r\n\r\n" not in head and len(head) < MAX_HEAD_BYTES:
                 received = await stream.receive_some(MAX_HEAD_BYTES)
                 if not received:
-                    return
+                    return b""
                 head += received
-        if patience.cancelled_caught:
-            return
-        if is_stream_upgrade(head):
-            await self._stream(stream, head)
-        else:
-            await self._http(stream, head)
+        return b"" if patience.cancelled_caught else head
 
 
 _REQUEST_START = b"GET " + STREAM_PATH

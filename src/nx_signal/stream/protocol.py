@@ -111,6 +111,16 @@ MAX_REV = 2**63 - 1
 class Protocol:
     """One connection. Phases: unauthorized until `accept`, then live; `closed` after any Close."""
 
+    __slots__ = (
+        "_deadline_s",
+        "_expires_s",
+        "_sealer",
+        "_seen_ivs",
+        "_warn_s",
+        "client_id",
+        "closed",
+    )
+
     def __init__(self, now_s: float) -> None:
         self.client_id = str(uuid.uuid4())
         self.closed = False

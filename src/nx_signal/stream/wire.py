@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
@@ -70,7 +69,33 @@ class Wire(trio.abc.HalfCloseableStream):
     `read_ahead` is what was already read from the socket. `on_drained` is called when a frame was refused
     before and the backlog has been written out; `on_stalled` when the client took nothing for
     STALL_S; `on_dropped` for each ephemeral frame given up. `why_closed` gives the code and the reason of
-    a close that trio-websocket begins without a close frame. All synchronous."""
+    a close that trio-websocket begins without a close frame. All synchronous.
+
+    There is one for every idle client: it holds nothing that only a busy or a closing one needs."""
+
+    __slots__ = (
+        "_close_sent",
+        "_closed",
+        "_fd",
+        "_flushed",
+        "_gone",
+        "_head_is_partial",
+        "_last_word_s",
+        "_max_buffer_bytes",
+        "_nursery",
+        "_read_ahead",
+        "_refused",
+        "_stall_s",
+        "_stream",
+        "_waiting",
+        "_waiting_bytes",
+        "dropped",
+        "on_drained",
+        "on_dropped",
+        "on_stalled",
+        "socket",
+        "why_closed",
+    )
 
     def __init__(
         self,
@@ -90,12 +115,13 @@ class Wire(trio.abc.HalfCloseableStream):
         self._max_buffer_bytes = max_buffer_bytes
         self._stall_s = stall_s
         self._last_word_s = last_word_s
-        self._waiting: deque[tuple[Kind, bytes | memoryview]] = deque()
+        self._waiting: list[tuple[Kind, bytes | memoryview]] = []
         self._waiting_bytes = 0
         self._head_is_partial = False
-        self._flushing = False
-        self._drained = trio.Event()
-        self._closing = trio.Lock()
+        self._flushed: trio.Event | None = None
+        """while there is a flusher: set when it is through"""
+        self._closed: trio.Event | None = None
+        """from `aclose` on: set when it is through"""
         self._refused = False
         self._close_sent = False
         self._gone = False
@@ -103,7 +129,7 @@ class Wire(trio.abc.HalfCloseableStream):
         self.on_drained: Callable[[], None] = _ignore
         self.on_stalled: Callable[[], None] = _ignore
         self.on_dropped: Callable[[], None] = _ignore
-        self.why_closed: Callable[[], tuple[int, str] | None] = lambda: None
+        self.why_closed: Callable[[], tuple[int, str] | None] = _ignore
 
     @property
     def queued_bytes(self) -> int:
@@ -176,12 +202,11 @@ class Wire(trio.abc.HalfCloseableStream):
     # --- the flusher: exists only while the kernel is full ---
 
     def _start_flusher(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._drained = trio.Event()
-            self._nursery.start_soon(self._flush)
+        if self._flushed is None:
+            self._flushed = trio.Event()
+            self._nursery.start_soon(self._flush, self._flushed)
 
-    async def _flush(self) -> None:
+    async def _flush(self, flushed: trio.Event) -> None:
         try:
             while self._waiting and not self._gone:
                 patience_s = self._last_word_s if self._close_sent else self._stall_s
@@ -197,8 +222,8 @@ class Wire(trio.abc.HalfCloseableStream):
         except (OSError, trio.ClosedResourceError, trio.BusyResourceError):
             self._abort()
         finally:
-            self._flushing = False
-            self._drained.set()
+            self._flushed = None
+            flushed.set()
         if self._refused and self.open:
             self._refused = False
             self.on_drained()
@@ -215,7 +240,7 @@ class Wire(trio.abc.HalfCloseableStream):
                 self._waiting[0] = (kind, memoryview(frame)[written:])
                 self._head_is_partial = True
                 return
-            self._waiting.popleft()
+            del self._waiting[0]
             self._head_is_partial = False
 
     def _abort(self) -> None:
@@ -224,7 +249,8 @@ class Wire(trio.abc.HalfCloseableStream):
             self._gone = True
             self._waiting.clear()
             self._waiting_bytes = 0
-            self._drained.set()
+            if self._flushed is not None:
+                self._flushed.set()
             # An RST instead of a half frame, and no lingering of unsent data.
             with suppress(OSError):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -264,22 +290,34 @@ class Wire(trio.abc.HalfCloseableStream):
             self._waiting_bytes += len(data)
         else:
             self._write(bytes(data), Kind.CONTROL)
-        if self._flushing:
-            await self._drained.wait()
+        if self._flushed is not None:
+            await self._flushed.wait()
         if self._gone:
             raise trio.BrokenResourceError("the connection is gone")
 
     async def wait_send_all_might_not_block(self) -> None:
-        if self._flushing:
-            await self._drained.wait()
+        if self._flushed is not None:
+            await self._flushed.wait()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._read_ahead:
-            data, self._read_ahead = self._read_ahead, b""
+        """Reads the descriptor itself: the five calls of SocketStream.receive_some would be held by
+        every idle client."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        data, self._read_ahead = self._read_ahead, b""
+        if data:
             return data
-        if self._gone:
-            raise trio.BrokenResourceError("the connection is gone")
-        return bytes(await self._stream.receive_some(max_bytes or RECEIVE_BYTES))
+        while not self._gone:
+            try:
+                data = os.read(self._fd, max_bytes or RECEIVE_BYTES)
+            except BlockingIOError:
+                pass  # and out of here: a wait inside would keep the exception and its traceback
+            except OSError as error:
+                raise trio.BrokenResourceError(f"the connection is gone: {error}") from error
+            else:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
+            await trio.lowlevel.wait_readable(self._fd)
+        raise trio.BrokenResourceError("the connection is gone")
 
     async def send_eof(self) -> None:
         await self._stream.send_eof()
@@ -289,9 +327,15 @@ class Wire(trio.abc.HalfCloseableStream):
 
         Closing with unread input would send an RST, which can destroy a close frame on its way.
         A second caller waits for the first: trio-websocket's reader and the conversation both close."""
-        async with self._closing:
+        if self._closed is not None:
+            await self._closed.wait()
+            return
+        self._closed = trio.Event()
+        try:
             if not self._gone:
                 await self._linger_and_close()
+        finally:
+            self._closed.set()
 
     async def _linger_and_close(self) -> None:
         broken = None if self._close_sent else self.why_closed()
@@ -300,8 +344,8 @@ class Wire(trio.abc.HalfCloseableStream):
         try:
             # trio-websocket's reader, which is here after a breach, is cancelled once the conversation ends.
             with trio.move_on_after(LINGER_S, shield=broken is not None):
-                if self._flushing:
-                    await self._drained.wait()
+                if self._flushed is not None:
+                    await self._flushed.wait()
                 await self._stream.send_eof()
                 while await self._stream.receive_some(65_536):
                     pass
@@ -311,7 +355,8 @@ class Wire(trio.abc.HalfCloseableStream):
             self._gone = True
             self._waiting.clear()
             self._waiting_bytes = 0
-            self._drained.set()
+            if self._flushed is not None:
+                self._flushed.set()
             self.socket.close()
 
 
