@@ -225,6 +225,7 @@ def compose(
         announce=hub.announce,
         health=health,
         metrics=metrics,
+        show=hub.show,
     )
     operator = Operator(hub)
     api = Api(

@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nx_signal.adapters.memory.store import MemoryDatabase
-from nx_signal.model import Dispatch, Draft, Member, Roster
+from nx_signal.model import Activity, Dispatch, Draft, Member, Roster, Rule
 from nx_signal.ports import Listening, Received, RelayEvent
 from nx_signal.stream.hub import HEAL_AFTER_S, RELAY_WITHIN_S, Hub
 from nx_signal.stream.rooms import RoomRules
@@ -220,6 +220,29 @@ async def test_a_send_reaches_exactly_those_it_names(
         assert {name for name, client in clients.items() if client.events} == heard
         told = [dispatch for batch in instance.relayed() for dispatch in batch]
         assert ephemeral(kind, target) in told, "the other instances too"
+
+
+@pytest.mark.parametrize(
+    ("rule", "heard"), [("merchant", {"merchant's"}), ("org", {"organizer's"})], ids=["merchant", "org"]
+)
+async def test_an_activity_is_shown_in_the_room_that_its_rule_names(
+    autojump_clock: MockClock, rule: Rule, heard: set[str]
+) -> None:
+    activity = Activity("e1", "INQUIRY_SUBMITTED", "org", "lan", {}, "o1", "m1", (), {"a": 1}, None, now())
+    async with running() as instance:
+        clients = {name: await instance.connect(name) for name in ("merchant's", "organizer's", "other")}
+        instance.hub.join(clients["merchant's"].session, ["signal/merchant/m1"])
+        instance.hub.join(clients["organizer's"].session, ["signal/organizer/o1"])
+        instance.hub.join(clients["other"].session, ["signal/organizer/o2", "signal/merchant/m2"])
+        await instance.hub.show(activity, rule)
+        assert {name for name, client in clients.items() if client.events} == heard
+        ((event, data),) = clients[heard.pop()].events
+        assert event == "observation/signal/activity/created"
+        assert (data["eventId"], data["data"], data["occurredAt"]) == (
+            "e1",
+            {"a": 1},
+            "2026-01-01T00:00:00.000Z",
+        )
 
 
 async def test_excluded_clients_hear_nothing(autojump_clock: MockClock) -> None:

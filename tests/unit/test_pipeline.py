@@ -18,6 +18,7 @@ from nx_signal.activities.registry import Registry
 from nx_signal.adapters.memory.store import MemoryDatabase
 from nx_signal.errors import StoreRejected, StoreUnavailable
 from nx_signal.model import (
+    Activity,
     Change,
     Created,
     DeadLetter,
@@ -27,6 +28,7 @@ from nx_signal.model import (
     Position,
     Record,
     Roster,
+    Rule,
 )
 from nx_signal.ports import Batch
 from nx_signal.telemetry.health import Health
@@ -78,6 +80,7 @@ class Line:
         self.health = Health(("store",), self.metrics)
         self.acked: list[tuple[int, int]] = []
         self.announced: list[Change] = []
+        self.shown: list[tuple[str, str | None, Rule]] = []
         self.send, self.receive = trio.open_memory_channel[Batch](2)
         self.pipeline = Pipeline(
             registry=REGISTRY,
@@ -86,7 +89,12 @@ class Line:
             announce=self.announced.extend,
             health=self.health,
             metrics=self.metrics,
+            show=self.show,
         )
+
+    async def show(self, activity: Activity, rule: Rule) -> None:
+        await trio.lowlevel.checkpoint()
+        self.shown.append((activity.organizer_id, activity.merchant_id, rule))
 
     async def give(self, *records: Record) -> None:
         last = records[-1].position
@@ -164,6 +172,29 @@ async def test_each_reader_gets_their_own_language_else_the_organization_s_else_
         assert {user: row.locale for user, row in rows.items()} == {"ann": "en", "binh": "vi", "zoe": "en"}
         assert rows["binh"].content.replace("\xa0", " ").startswith("Thanh toán thành công 1.250.000 ₫")
         assert "₫1,250,000" in rows["ann"].content
+
+
+INQUIRY = {"eventType": "INQUIRY_SUBMITTED", "data": {"inquiry": {"name": "Lan"}}, "merchantId": "m1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"recipientScope": "org"}, [("o1", "m1", "org")]),
+        ({"recipientScope": "merchant"}, [("o1", "m1", "merchant")]),
+        ({"recipientScope": "merchant", "merchantId": "x1"}, []),
+        ({"recipientScope": "users", "recipientIds": ["ann"]}, []),
+        ({"recipientScope": "org", "eventType": "ORDER_COMPLETED"}, []),
+    ],
+    ids=["org", "merchant", "another organizer's merchant", "named users", "another type"],
+)
+async def test_an_inquiry_is_shown_once_to_the_members_whom_it_is_for(
+    autojump_clock: MockClock, changes: dict[str, Any], shown: list[tuple[str, str | None, Rule]]
+) -> None:
+    async with running() as line:
+        await line.process(message(**{**INQUIRY, **changes, "eventId": "e1"}))
+        await line.process(message(**{**INQUIRY, **changes, "eventId": "e1"}))  # once more
+        assert line.shown == shown
 
 
 async def test_an_unknown_event_type_is_skipped_and_counted(autojump_clock: MockClock) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
+from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nx_signal.activities import registry
-from nx_signal.activities.content import Template
+from nx_signal.activities.content import Renderer, Template
+from nx_signal.activities.handling import Handling
 from nx_signal.activities.registry import (
     ENTRY_POINTS,
     EventType,
@@ -27,10 +30,22 @@ from nx_signal.activities.registry import (
     one_line,
     safe_url,
 )
+from nx_signal.adapters.memory.store import MemoryDatabase
 from nx_signal.errors import MessageRejected, SettingsError
-from nx_signal.model import LOCALES, Activity
+from nx_signal.model import (
+    LOCALES,
+    Activity,
+    InboxFilter,
+    Member,
+    Organizer,
+    Position,
+    Record,
+    Roster,
+)
+from nx_signal.telemetry.metrics import Metrics
 
 SHIPPED = Registry.shipped()
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 class Stock(msgspec.Struct):
@@ -369,3 +384,36 @@ def test_a_type_finds_its_catalogs_beside_its_module() -> None:
     event_type = SHIPPED.get("PAYMENT_SUCCESS")
     assert event_type is not None
     assert event_type.locales().joinpath("vi", "LC_MESSAGES", "signal.po").is_file()
+
+
+async def test_what_is_said_in_english_for_want_of_a_translation_is_counted(stock_low: StockLow) -> None:
+    registered, metrics = Registry([stock_low]), Metrics()
+    database = MemoryDatabase(lambda: NOON)
+    readers = [Member("ann", "o1", None, "staff", "en"), Member("binh", "o1", None, "staff", "vi")]
+    await database.directory.load(Roster([Organizer("o1", None, ())], readers, []))
+    handling = Handling(
+        registry=registered,
+        renderer=Renderer(registered, "UTC"),
+        database=database,
+        announce=len,
+        metrics=metrics,
+    )
+    sent = {
+        "eventType": "STOCK_LOW",
+        "recipientScope": "org",
+        "actorId": "till",
+        "actor": {"id": "till", "name": "Till", "type": "DEVICE"},
+        "organizerId": "o1",
+        "data": {"left": 2},
+        "occurredAt": "2026-01-01T10:00:00Z",
+    }
+    await handling.handle([Record(Position("t", 0, 0), None, json.dumps(sent).encode())], set())
+    rows = [(await database.inbox.page(user, InboxFilter(), 1, None, 0)).rows[0] for user in ("ann", "binh")]
+    assert [(row.locale, row.content) for row in rows] == [("en", "2 items left")] * 2
+    counted = [
+        (s.labels, s.value)
+        for m in metrics.untranslated.collect()
+        for s in m.samples
+        if s.name.endswith("_total")
+    ]
+    assert counted == [({"type": "STOCK_LOW", "locale": "vi"}, 1)]

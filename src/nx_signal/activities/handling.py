@@ -3,18 +3,30 @@ what the sources bring, a replay with what was set aside; a preview takes the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import structlog
 import trio
 
-from nx_signal.activities.content import Rendered, Renderer
+from nx_signal.activities.content import Rendered, Renderer, negotiate
 from nx_signal.activities.message import UnknownType, decode, glimpse
 from nx_signal.activities.recipients import Addressed, address
 from nx_signal.activities.registry import Registry
 from nx_signal.errors import MessageRejected, StoreRejected
-from nx_signal.model import Activity, Change, Created, DeadLetter, Draft, Outcome, Position, Record, Trace
+from nx_signal.model import (
+    Activity,
+    Change,
+    Created,
+    DeadLetter,
+    Draft,
+    Outcome,
+    Position,
+    Record,
+    Rule,
+    Trace,
+)
 from nx_signal.ports import Database
 from nx_signal.telemetry.metrics import Metrics
 
@@ -22,6 +34,12 @@ log = structlog.get_logger()
 
 MAX_DRAFTS = 1_000
 """Rows in one statement: the limit of InboxStore.insert."""
+
+Announce: TypeAlias = Callable[[Sequence[Change]], None]
+"""Tells the sessions of changes that are committed."""
+
+Show: TypeAlias = Callable[[Activity, Rule], Awaitable[None]]
+"""Pushes an activity to the members' room of its scope."""
 
 ANNOUNCED_AT_ONCE = 64
 """At 15 µs a push this holds the event loop for about a millisecond."""
@@ -54,13 +72,15 @@ class Handling:
         registry: Registry,
         renderer: Renderer,
         database: Database,
-        announce: Callable[[Sequence[Change]], None],
+        announce: Announce,
         metrics: Metrics,
+        show: Show | None = None,
     ) -> None:
         self._registry = registry
         self._renderer = renderer
         self._database = database
         self._announce = announce
+        self._show = show
         self._metrics = metrics
 
     async def handle(self, records: Sequence[Record], stored: set[Position]) -> Sequence[Handled]:
@@ -73,6 +93,7 @@ class Handling:
         failed: dict[Position, Exception] = {}
         unknown: dict[Position, UnknownType] = {}
         decoded: list[tuple[Record, Activity]] = []
+        stored_before = frozenset(stored)
         for record in records:
             try:
                 activity = decode(record, self._registry.names)
@@ -94,12 +115,15 @@ class Handling:
             except Exception as error:
                 failed[record.position] = error
                 continue
+            self._count_untranslated(each.activity, rendered)
             for draft in drafts_of(each, rendered):
                 chunk.append((record, draft))
                 if len(chunk) == MAX_DRAFTS:
                     await self._persist(chunk, stored, failed)
                     chunk = []
         await self._persist(chunk, stored, failed)
+        for position in stored - stored_before:
+            await self._show_members(addressed[position])
 
         handled = []
         for record in records:
@@ -146,6 +170,20 @@ class Handling:
         for start in range(0, len(changes), ANNOUNCED_AT_ONCE):
             self._announce(changes[start : start + ANNOUNCED_AT_ONCE])
             await trio.lowlevel.checkpoint()
+
+    async def _show_members(self, addressed: Addressed) -> None:
+        """Only where the members are whom the activity is for, and of the room that its scope names: a
+        merchant that is not under the organizer has given nobody."""
+        event_type = self._registry.get(addressed.activity.type)
+        if not (self._show and event_type and event_type.shown_to_members):
+            return
+        if addressed.rule in ("org", "merchant"):
+            await self._show(addressed.activity, addressed.rule)
+
+    def _count_untranslated(self, activity: Activity, rendered: Mapping[str, Rendered]) -> None:
+        for locale, text in rendered.items():
+            if text.locale != negotiate(locale):
+                self._metrics.untranslated.labels(activity.type, negotiate(locale)).inc()
 
 
 def render(renderer: Renderer, addressed: Addressed) -> Mapping[str, Rendered]:

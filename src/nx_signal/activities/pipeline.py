@@ -5,15 +5,15 @@ that is away is waited for, in place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
 from nx_signal.activities.content import Renderer
-from nx_signal.activities.handling import Handled, Handling
+from nx_signal.activities.handling import Announce, Handled, Handling, Show
 from nx_signal.activities.registry import Registry
 from nx_signal.errors import StoreUnavailable
-from nx_signal.model import Change, Position, Record
+from nx_signal.model import Position, Record
 from nx_signal.ports import Batch, Database
 from nx_signal.supervise import Backoff
 from nx_signal.telemetry.health import Health
@@ -38,12 +38,18 @@ class Pipeline:
         registry: Registry,
         renderer: Renderer,
         database: Database,
-        announce: Callable[[Sequence[Change]], None],
+        announce: Announce,
         health: Health,
         metrics: Metrics,
+        show: Show | None = None,
     ) -> None:
         self.handling = Handling(
-            registry=registry, renderer=renderer, database=database, announce=announce, metrics=metrics
+            registry=registry,
+            renderer=renderer,
+            database=database,
+            announce=announce,
+            metrics=metrics,
+            show=show,
         )
         self._database = database
         self._health = health

@@ -98,6 +98,8 @@ class EventType(ABC, Generic[D]):
     """of the messages' `data`; additional fields are let through"""
     messages: ClassVar[tuple[Message, ...]]
     """all that `phrase` may choose from"""
+    shown_to_members: ClassVar[bool] = False
+    """also pushed, as it came, to the members' room of its scope, for those who watch that room"""
 
     @abstractmethod
     def phrase(self, data: D, activity: Activity) -> Phrase:

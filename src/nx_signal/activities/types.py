@@ -101,6 +101,7 @@ class InquirySubmitted(EventType[InquiryData]):
     name = "INQUIRY_SUBMITTED"
     schema = InquiryData
     messages = (PLAIN, NAME, TOPIC, NAME_TOPIC)
+    shown_to_members = True
 
     def phrase(self, data: InquiryData, activity: Activity) -> Phrase:
         inquiry = data.inquiry or Inquiry()

@@ -116,6 +116,19 @@ class State(Struct):
     reset: bool
 
 
+class Activity(Struct, rename="camel"):
+    """As it came in; `eventId` is its identity."""
+
+    event_id: str
+    type: str
+    organizer_id: str
+    merchant_id: str | None
+    subject: str | None
+    actor: dict[str, Any]
+    data: dict[str, Any]
+    occurred_at: Time
+
+
 class GoAway(Struct, rename="camel"):
     retry_after_ms: Count
 
@@ -229,6 +242,23 @@ FROM_SERVER = (
         State,
         "After a resume, and instead of a backlog that is too long.",
         {"rev": 10, "unread": 2, "total": 40, "reset": False},
+    ),
+    Message(
+        "activity",
+        topics.ACTIVITY,
+        Activity,
+        "An activity of the members' room, of a type that is shown there: to the merchant's members, or to "
+        "the organization's. Not part of the inbox.",
+        {
+            "eventId": "inquiry-7",
+            "type": "INQUIRY_SUBMITTED",
+            "organizerId": "o1",
+            "merchantId": "m1",
+            "subject": "inquiry:7",
+            "actor": {"id": "u9", "name": "Lan", "type": "USER"},
+            "data": {"inquiry": {"name": "Lan", "subject": "Giá sỉ"}},
+            "occurredAt": "2026-01-01T12:00:00.000Z",
+        },
     ),
     Message("goaway", topics.GOAWAY, GoAway, "This instance stops: come back.", {"retryAfterMs": 1500}),
     Message(

@@ -13,17 +13,21 @@ import structlog
 import trio
 
 from nx_signal.errors import StoreUnavailable
-from nx_signal.model import Change, Dispatch, Head, Json
+from nx_signal.model import Activity, Change, Dispatch, Head, Json, Rule
 from nx_signal.ports import InboxStore, Listening, Now, Received, Relay, RelayEvent
 from nx_signal.stream.peers import Peers
 from nx_signal.stream.protocol import DISCONNECTED, GOING_AWAY
 from nx_signal.stream.rooms import RoomRules, channel_of_room, is_member_room
 from nx_signal.stream.session import Session, payload_of
 from nx_signal.stream.topics import (
+    ACTIVITY,
     DISCONNECT,
     GOAWAY,
     INBOX_ROOM_PREFIX,
     INBOX_TOPICS,
+    MERCHANT_ROOM_PREFIX,
+    ORGANIZER_ROOM_PREFIX,
+    activity_data,
     encode_change,
     encode_json,
     frame,
@@ -243,6 +247,14 @@ class Hub:
             out.append(Dispatch("room", inbox_room(change.recipient_id), event, data))
         self._metrics.frames.labels("inbox").inc(pushed)
         self._publish(tuple(out))
+
+    async def show(self, activity: Activity, rule: Rule) -> None:
+        """Push an activity to the members' room that its rule names: `merchant`, else `org`. Ephemeral."""
+        if rule == "merchant":
+            room = f"{MERCHANT_ROOM_PREFIX}{activity.merchant_id}"
+        else:
+            room = ORGANIZER_ROOM_PREFIX + activity.organizer_id
+        await self.send(Dispatch("room", room, ACTIVITY, activity_data(activity)))
 
     async def send(self, dispatch: Dispatch) -> None:
         """Deliver to whomever it names, here and on the other instances."""

@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from nx_signal.model import Change, Created, Head, Json, Notification, Read
+from nx_signal.model import Activity, Change, Created, Head, Json, Notification, Read
 
 CREATED = "observation/signal/notification/created"
 READ = "observation/signal/notification/read"
 DELETED = "observation/signal/notification/deleted"
 STATE = "observation/signal/notification/state"
+ACTIVITY = "observation/signal/activity/created"
+"""`{eventId, type, organizerId, merchantId, subject, actor, data, occurredAt}` to the members' room."""
 INBOX_TOPICS = frozenset({CREATED, READ, DELETED})
 """Those that carry one step of an inbox log."""
 
@@ -90,6 +92,21 @@ def encode_change(change: Change) -> tuple[str, bytes]:
         return READ, encode_json(data)
     return DELETED, encode_json(
         {"ids": [str(id) for id in change.ids], "rev": change.rev, "unread": change.unread}
+    )
+
+
+def activity_data(activity: Activity) -> bytes:
+    return encode_json(
+        {
+            "eventId": activity.id,
+            "type": activity.type,
+            "organizerId": activity.organizer_id,
+            "merchantId": activity.merchant_id,
+            "subject": activity.subject,
+            "actor": activity.actor,
+            "data": activity.data,
+            "occurredAt": stamp(activity.occurred_at),
+        }
     )
 
 

@@ -13,6 +13,12 @@ class Metrics:
         self.activities = Counter(
             "signal_activities", "Activities by outcome", ["outcome"], registry=r
         )  # stored, duplicate, unknown_type, nobody, dead_letter
+        self.untranslated = Counter(
+            "signal_untranslated",
+            "Activities said in English for want of a translation",
+            ["type", "locale"],
+            registry=r,
+        )
         self.rows = Counter("signal_rows", "Notification rows written", registry=r)
         self.batch_seconds = Histogram(
             "signal_batch_seconds", "From a batch's arrival to its ack", buckets=LATENCY_BUCKETS_S, registry=r
