@@ -323,7 +323,8 @@ def allow_connections(count: int) -> None:
 
 
 def settle_memory() -> None:
-    """What start-up made stays: keep the collector from walking it for every burst of connections."""
+    """What start-up made stays: keep the collector from walking it for every burst of connections. The
+    youngest generation is small enough to be walked within some milliseconds, for which everybody waits."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(10_000, 50, 50)

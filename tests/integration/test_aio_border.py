@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import weakref
+from contextvars import ContextVar
 
 import trio
 
@@ -34,3 +36,23 @@ async def test_a_connection_that_a_driver_forgot_ends_with_the_border() -> None:
     finally:
         gc.enable()
     gc.collect()  # an open socket found here is a ResourceWarning, and warnings are errors
+
+
+class Request:
+    """Whatever a caller has in its context."""
+
+
+async def test_a_call_keeps_nothing_of_its_caller_while_its_timers_wait() -> None:
+    current: ContextVar[Request | None] = ContextVar("current", default=None)
+
+    async def aio_work() -> None:
+        async with asyncio.timeout(3_600):  # called off, and kept by the loop until it is due
+            await asyncio.sleep(0)
+
+    async with open_border() as border:
+        current.set(Request())
+        request = weakref.ref(current.get())
+        await border.call(aio_work)
+        current.set(None)
+        gc.collect()
+        assert request() is None

@@ -6,7 +6,7 @@ holds at most one fetched portion per partition, so the member stays and memory 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -184,7 +184,7 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._acks = Acks(self._acked.ring)
         self._settled = False
 
-    async def call(self, fn: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, fn: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:
             return await self._border.call(fn)
         except DRIVER_ERRORS as error:
