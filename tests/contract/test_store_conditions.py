@@ -116,6 +116,17 @@ async def test_all_conditions_must_hold_together_with_the_named_fields(inbox: In
     assert [row.rev for row in (await inbox.page(user, where, 10, None, 0)).rows] == [3]
 
 
+@pytest.mark.parametrize("type", [None, "PAYMENT", "ORDER", "none of it", ""])
+@pytest.mark.parametrize("is_read", [None, True, False])
+async def test_a_count_that_is_kept_is_that_of_the_rows(
+    inbox: InboxStore, clock: Clock, is_read: bool | None, type: str | None
+):
+    user, _ = await four_rows(inbox, clock)
+    both = Condition("type", "eq", type), Condition("is_read", "eq", is_read)
+    for conditions in (both, both[::-1], both[:1], both[1:], (*both, *both), (*both, both[1])):
+        await found(inbox, user, *conditions)
+
+
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
 @pytest.mark.parametrize(
     ("operator", "wrap", "revs"),

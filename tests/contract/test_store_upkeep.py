@@ -497,9 +497,28 @@ def damage(request: pytest.FixtureRequest, tmp_path: Path) -> Damage:
         ),
         (
             "DELETE FROM activity_notification WHERE {u} AND rev = 6",
-            {("total", 5, 4), ("unread", 3, 2), ("revisions", 8, 7)},
+            {
+                ("total", 5, 4),
+                ("unread", 3, 2),
+                ("revisions", 8, 7),
+                ("total of PAYMENT_SUCCESS", 5, 4),
+                ("unread of PAYMENT_SUCCESS", 3, 2),
+            },
         ),
         ("DELETE FROM recipient_change WHERE {u} AND rev = 7", {("revisions", 8, 7)}),
+        (
+            "UPDATE recipient_type SET unread = unread - 1 WHERE {u}",
+            {("unread of PAYMENT_SUCCESS", 2, 3)},
+        ),
+        (
+            "UPDATE recipient_type SET type = 'T' WHERE {u}",
+            {
+                ("total of PAYMENT_SUCCESS", 0, 5),
+                ("unread of PAYMENT_SUCCESS", 0, 3),
+                ("total of T", 5, 0),
+                ("unread of T", 3, 0),
+            },
+        ),
         (
             "UPDATE activity_notification SET rev = 7 WHERE {u} AND rev = 6",
             {("revisions", 8, 7), ("doubled revisions", 0, 1)},
@@ -523,6 +542,21 @@ async def test_an_audit_names_what_differs(
     damage(f"DELETE FROM activity_notification WHERE recipient_id = '{user}'")  # noqa: S608
     damage(f"DELETE FROM recipient_change WHERE recipient_id = '{user}'")  # noqa: S608
     damage(f"DELETE FROM recipient_head WHERE recipient_id = '{user}'")  # noqa: S608
+    damage(f"DELETE FROM recipient_type WHERE recipient_id = '{user}'")  # noqa: S608
+
+
+async def test_a_store_without_counts_of_types_gets_them_by_its_migration(
+    database: Database, user: str, damage: Damage
+):
+    made = await written(database.inbox, user, 4 * PORTION)
+    await database.inbox.delete(user, made[0].id)
+    await database.inbox.mark_all_read(user, 3 * PORTION, None, None, None)  # not in all its rows yet
+    damage("DROP TABLE recipient_type")
+    damage("DELETE FROM schema_version WHERE name = 'type_counts'")
+    assert len(await database.migrate()) == 1
+    assert await drifts_of(database, user) == []
+    unread, head = await database.inbox.count(user, InboxFilter(is_read=False, type="PAYMENT_SUCCESS"))
+    assert unread == head.unread == PORTION
 
 
 async def test_a_read_all_that_is_not_written_yet_is_no_drift(database: Database, user: str):

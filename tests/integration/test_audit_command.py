@@ -69,6 +69,8 @@ def test_a_difference_is_named_and_ends_with_status_1(
         "'u07': total is 10, the rows and the log say 9",
         "'u07': unread is 10, the rows and the log say 9",
         "'u07': revisions is 10, the rows and the log say 9",
+        "'u07': total of T is 10, the rows and the log say 9",
+        "'u07': unread of T is 10, the rows and the log say 9",
         "Audited 30 inboxes with 299 notifications.",
     ]
     assert err.startswith("nx-signal audit: 1 of 30 inboxes do not agree")

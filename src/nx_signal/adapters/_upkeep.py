@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from nx_signal.adapters._type_counts import Loss, loss_of
 from nx_signal.model import Audit, Deleted, Drift, Head
 
 
@@ -14,6 +15,7 @@ class OldRow:
 
     id: int
     rev: int
+    type: str
     is_read: bool
     deleted: bool
 
@@ -27,6 +29,7 @@ class Expiry:
     kept_after: int
     head: Head
     change: Deleted | None
+    loss: Loss
 
 
 def expiry(head: Head, oldest: Sequence[OldRow], before_id: int, limit: int) -> Expiry | None:
@@ -50,7 +53,8 @@ def expiry(head: Head, oldest: Sequence[OldRow], before_id: int, limit: int) -> 
         ids = tuple(row.id for row in live)
         change = Deleted(after.recipient_id, after.rev, after.unread, after.total, ids)
     first_kept = oldest[len(gone)].rev if len(oldest) > len(gone) else after.rev
-    return Expiry(len(gone), gone[-1].rev, first_kept - 1, after, change)
+    loss = loss_of((row.type, row.is_read) for row in live)
+    return Expiry(len(gone), gone[-1].rev, first_kept - 1, after, change, loss)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,21 @@ class HeldInbox:
 
 
 @dataclass(frozen=True, slots=True)
-class CountedRows:
+class HeldType:
+    """The counts of a type as they are stored."""
+
     recipient_id: str
+    type: str
+    total: int
+    unread: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountedRows:
+    """Of one type."""
+
+    recipient_id: str
+    type: str
     total: int
     unread: int
     revisions: int
@@ -108,33 +125,52 @@ def portion(
 
 def audited(
     heads: Sequence[HeldInbox],
+    types: Sequence[HeldType],
     rows: Sequence[CountedRows],
     log: Sequence[CountedLog],
     next_after: str | None,
 ) -> Audit:
-    held = {each.recipient_id: each for each in heads}
-    by_rows = {each.recipient_id: each for each in rows}
-    by_log = {each.recipient_id: each for each in log}
-    recipients = sorted({*held, *by_rows, *by_log})  # rows without a head are found as well
-    drifts = tuple(drift for id in recipients for drift in _drifts(id, held, by_rows, by_log))
-    return Audit(len(recipients), sum(each.total for each in rows), drifts, next_after)
-
-
-def _drifts(
-    id: str,
-    heads: Mapping[str, HeldInbox],
-    all_rows: Mapping[str, CountedRows],
-    all_logs: Mapping[str, CountedLog],
-) -> Iterator[Drift]:
-    head = heads.get(id) or HeldInbox(id, 0, 0, 0, 0)
-    rows = all_rows.get(id) or CountedRows(id, 0, 0, 0, 0)
-    log = all_logs.get(id) or CountedLog(id, 0, 0, 0)
-    compared = (
-        ("total", head.total, rows.total),
-        ("unread", head.unread, rows.unread),
-        ("rev", head.rev, max(rows.last, log.last, head.kept_after)),
-        # Different numbers, this many, none above the head's: so each of them is there.
-        ("revisions", head.rev - head.kept_after, rows.revisions + log.revisions - log.doubled),
-        ("doubled revisions", 0, log.doubled),
+    """Rows without a head, and counts of types without rows, are found as well."""
+    everything: Sequence[HeldInbox | HeldType | CountedRows | CountedLog] = (*heads, *types, *rows, *log)
+    inboxes = {id: _Compared() for id in sorted({each.recipient_id for each in everything})}
+    for head in heads:
+        inboxes[head.recipient_id].head = head
+    for held in types:
+        inboxes[held.recipient_id].types[held.type] = held
+    for counted in rows:
+        inboxes[counted.recipient_id].rows[counted.type] = counted
+    for changes in log:
+        inboxes[changes.recipient_id].log = changes
+    drifts = tuple(
+        Drift(id, what, held, counted)
+        for id, inbox in inboxes.items()
+        for what, held, counted in inbox.pairs()
+        if held != counted
     )
-    return (Drift(id, what, held, counted) for what, held, counted in compared if held != counted)
+    return Audit(len(inboxes), sum(each.total for each in rows), drifts, next_after)
+
+
+class _Compared:
+    """What one inbox says of itself, and what is there."""
+
+    def __init__(self) -> None:
+        self.head = HeldInbox("", 0, 0, 0, 0)
+        self.types: dict[str, HeldType] = {}
+        self.rows: dict[str, CountedRows] = {}
+        self.log = CountedLog("", 0, 0, 0)
+
+    def pairs(self) -> Iterator[tuple[str, int, int]]:
+        """(what, as it is held, as it was counted)"""
+        head, log, rows = self.head, self.log, self.rows.values()
+        yield "total", head.total, sum(row.total for row in rows)
+        yield "unread", head.unread, sum(row.unread for row in rows)
+        yield "rev", head.rev, max(log.last, head.kept_after, *(row.last for row in rows))
+        # Different numbers, this many, none above the head's: so each of them is there.
+        revisions = sum(row.revisions for row in rows) + log.revisions - log.doubled
+        yield "revisions", head.rev - head.kept_after, revisions
+        yield "doubled revisions", 0, log.doubled
+        for type in sorted({*self.types, *self.rows}):
+            held = self.types.get(type) or HeldType("", type, 0, 0)
+            row = self.rows.get(type) or CountedRows("", type, 0, 0, 0, 0)
+            yield f"total of {type}", held.total, row.total
+            yield f"unread of {type}", held.unread, row.unread

@@ -359,7 +359,9 @@ class MemoryUpkeep:
         if oldest_id >= before_id:
             return 0, None
         rows = sorted((*box.rows.values(), *box.deleted.values()), key=lambda row: row.rev)
-        oldest = [OldRow(row.id, row.rev, row.is_read, row.id in box.deleted) for row in rows[: limit + 1]]
+        oldest = [
+            OldRow(row.id, row.rev, row.type, row.is_read, row.id in box.deleted) for row in rows[: limit + 1]
+        ]
         done = expiry(box.head, oldest, before_id, limit)
         if done is None:
             return 0, None

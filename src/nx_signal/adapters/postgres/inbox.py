@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ import asyncpg
 from nx_signal.adapters import _read_all
 from nx_signal.adapters._conditions import sql_of
 from nx_signal.adapters._read_all import IS_COVERED, with_covers
+from nx_signal.adapters._type_counts import Loss, Which, kept_count
 from nx_signal.adapters._values import json_text, require_storable, storable
 from nx_signal.adapters.postgres.faults import IdTaken
 from nx_signal.adapters.postgres.lease import WorkerLease
@@ -128,7 +130,7 @@ class PostgresInbox:
                 row = await _aio_get(connection, recipient_id, id)
                 return None if row is None else (row, None)
             change = _read(head, read_at, origin, ids=(id,))
-            await _aio_log(connection, head, change)
+            await _aio_log(connection, head, change, {marked["type"]: (0, 1)})
         return _notification(marked), change
 
     async def mark_all_read(
@@ -176,38 +178,39 @@ class PostgresInbox:
         recipient_id, rev, read_at = before.recipient_id, before.rev + 1, to_ms(self._now())
         effective = before.rev if up_to_rev is None else max(0, min(up_to_rev, before.rev))
         what = (recipient_id, effective, read_at, rev, type, subject, 0)
-        updated, last = await _aio_mark_portion(connection, what, _read_all.PORTION)
-        if not updated:
+        marked, last = await _aio_mark_portion(connection, what, _read_all.PORTION)
+        if not marked:
             return 0, before, read_at, None
-        if updated == _read_all.PORTION:
-            rest = await self._aio_count_rest(connection, before, updated, effective, type, subject)
+        if marked.total() == _read_all.PORTION:
+            rest = await self._aio_count_rest(connection, before, marked, effective, type, subject)
             if rest:
                 await connection.execute(
                     _SQL["leave_unsettled"], recipient_id, rev, effective, last, type, subject, read_at
                 )
-            updated += rest
+            marked += rest
+        updated = marked.total()
         head = Head(recipient_id, rev, before.total, before.unread - updated)
         change = _read(head, read_at, origin, up_to_rev=effective, type=type, subject=subject)
-        await _aio_log(connection, head, change)
+        await _aio_log(connection, head, change, {type: (0, many) for type, many in marked.items()})
         return updated, head, read_at, change
 
     async def _aio_count_rest(
         self,
         connection: Connection,
         before: Head,
-        marked: int,
+        marked: Counter[str],
         effective: int,
         type: str | None,
         subject: str | None,
-    ) -> int:
-        """How many more the read-all covers, beside the portion that is marked."""
+    ) -> Counter[str]:
+        """How many more of each type the read-all covers, beside the portion that is marked."""
         if type is None and subject is None:  # up to the last one or nearly: count what it leaves out
+            unread = await connection.fetch(_SQL["unread_by_type"], before.recipient_id)
             span = (before.recipient_id, effective, before.rev)
-            left_out: int = await connection.fetchval(_SQL["count_unread"], *span, None, None)
-            return before.unread - marked - left_out
+            left_out = await connection.fetch(_SQL["count_unread"], *span, None, None)
+            return _by_type(unread) - marked - _by_type(left_out)
         span = (before.recipient_id, 0, effective)
-        covered: int = await connection.fetchval(_SQL["count_unread"], *span, type, subject)
-        return covered
+        return _by_type(await connection.fetch(_SQL["count_unread"], *span, type, subject))
 
     async def delete(self, recipient_id: str, id: int) -> Change | None:
         if not storable(recipient_id):
@@ -217,15 +220,16 @@ class PostgresInbox:
     async def _aio_delete(self, connection: Connection, recipient_id: str, id: int) -> Change | None:
         async with transaction(connection):
             before = await _aio_lock_head(connection, recipient_id)
-            was_read = await connection.fetchval(
+            deleted = await connection.fetchrow(
                 _SQL["delete"], bounded(id), recipient_id, to_ms(self._now()), before.rev + 1
             )
-            if was_read is None:
+            if deleted is None:
                 return None
-            unread = before.unread if was_read else before.unread - 1
+            was_unread = int(not deleted["is_read"])
+            unread = before.unread - was_unread
             head = Head(recipient_id, before.rev + 1, before.total - 1, unread)
             change = Deleted(recipient_id, head.rev, head.unread, head.total, (id,))
-            await _aio_log(connection, head, change)
+            await _aio_log(connection, head, change, {deleted["type"]: (1, was_unread)})
         return change
 
     # --- reads, each of one snapshot
@@ -343,14 +347,14 @@ async def _aio_page(
 ) -> InboxPage:
     condition, values = _conditions(where, first=5)
     found = await connection.fetch(
-        _counting("page", where, condition),
+        _counting("page", where, condition, first=5),
         recipient_id,
         MAX_BIGINT if before_rev is None else bounded(before_rev),
         bounded(limit + 1),  # one more, to know whether there is a next page
         bounded(skip),
         *values,
     )
-    matching, head = _counted(recipient_id, where, found)
+    matching, head = _counted(recipient_id, found)
     if found and found[0]["id"] is None:  # the head alone
         found = []
     rows = tuple(_notification(row) for row in found[:limit])
@@ -360,35 +364,34 @@ async def _aio_page(
 
 async def _aio_count(connection: Connection, recipient_id: str, where: InboxFilter) -> tuple[int, Head]:
     condition, values = _conditions(where, first=2)
-    if _told_by_head(where) is not None:
-        values = []
-    found = await connection.fetch(_counting("count", where, condition), recipient_id, *values)
-    return _counted(recipient_id, where, found)
+    found = await connection.fetch(_counting("count", where, condition, first=2), recipient_id, *values)
+    return _counted(recipient_id, found)
 
 
-def _told_by_head(where: InboxFilter) -> Callable[[Head], int] | None:
-    """How many match, where the head alone tells."""
-    match where.all():
-        case ():
-            return lambda head: head.total
-        case (Condition("is_read", "eq", is_read),):
-            return lambda head: head.total - head.unread if is_read else head.unread
-    return None
+_OF_HEAD: Mapping[Which, str] = {"total": "h.total", "unread": "h.unread", "read": "h.total - h.unread"}
+_OF_TYPE: Mapping[Which, str] = {"total": "t.total", "unread": "t.unread", "read": "t.total - t.unread"}
 
 
-def _counting(name: str, where: InboxFilter, condition: str) -> str:
-    """The statement with its condition; it counts only what the head cannot tell. One statement is one
-    snapshot, and one round trip."""
-    matching = "NULL::bigint" if _told_by_head(where) else f"({_SQL['matching']})"
+def _counting(name: str, where: InboxFilter, condition: str, first: int) -> str:
+    """The statement with its condition, whose parameters are numbered from `first`. It counts only what
+    is not kept. One statement is one snapshot, and one round trip."""
+    match kept_count(where):
+        case None:
+            matching = f"({_SQL['matching']})"
+        case (None, which):
+            matching = _OF_HEAD[which]
+        case (_, which):  # the type is the condition's only parameter
+            matching = (
+                _SQL["matching_type"].replace("{which}", _OF_TYPE[which]).replace("{type}", f"${first}")
+            )
     return _SQL[name].replace("{matching}", matching).replace("{where}", condition)
 
 
-def _counted(recipient_id: str, where: InboxFilter, found: Sequence[asyncpg.Record]) -> tuple[int, Head]:
+def _counted(recipient_id: str, found: Sequence[asyncpg.Record]) -> tuple[int, Head]:
     if not found:
         return 0, Head(recipient_id, 0, 0, 0)
-    head = Head(recipient_id, found[0]["head_rev"], found[0]["head_total"], found[0]["head_unread"])
-    told = _told_by_head(where)
-    return found[0]["matching"] if told is None else told(head), head
+    row = found[0]
+    return row["matching"], Head(recipient_id, row["head_rev"], row["head_total"], row["head_unread"])
 
 
 # --- heads and the log ---------------------------------------------------------------------------
@@ -427,8 +430,8 @@ def _read(
     )
 
 
-async def _aio_log(connection: Connection, head: Head, change: Read | Deleted) -> None:
-    """Write the locked head, and the change that led there."""
+async def _aio_log(connection: Connection, head: Head, change: Read | Deleted, loss: Loss) -> None:
+    """Write the locked head with the counts of its types, and the change that led there."""
     detail: dict[str, Json] = {"ids": change.ids}
     if isinstance(change, Read):
         detail |= {
@@ -439,17 +442,32 @@ async def _aio_log(connection: Connection, head: Head, change: Read | Deleted) -
             "origin": change.origin,
         }
     kind = "read" if isinstance(change, Read) else "deleted"
+    types, totals, unreads = list(loss), [n for n, _ in loss.values()], [n for _, n in loss.values()]
     await connection.execute(
-        _SQL["advance"], head.recipient_id, head.rev, head.total, head.unread, kind, json.dumps(detail)
+        _SQL["advance"],
+        head.recipient_id,
+        head.rev,
+        head.total,
+        head.unread,
+        kind,
+        json.dumps(detail),
+        types,
+        totals,
+        unreads,
     )
 
 
 async def _aio_mark_portion(
     connection: Connection, what: tuple[Any, ...], limit: int
-) -> tuple[int, int | None]:
-    """(how many were marked, the last one's revision)"""
-    ((many, last),) = await connection.fetch(_SQL["mark_portion"], *what, limit)
-    return many, last
+) -> tuple[Counter[str], int | None]:
+    """(how many of each type were marked, the last one's revision)"""
+    rows = await connection.fetch(_SQL["mark_portion"], *what, limit)
+    return _by_type(rows), max((row["last"] for row in rows), default=None)
+
+
+def _by_type(rows: Sequence[asyncpg.Record]) -> Counter[str]:
+    """Rows that begin with a type and how many of it."""
+    return Counter({row[0]: row[1] for row in rows})
 
 
 async def _aio_settle(connection: Connection, limit: int, recipient_id: str | None = None) -> bool:
@@ -460,8 +478,8 @@ async def _aio_settle(connection: Connection, limit: int, recipient_id: str | No
         return False
     recipient_id, rev, up_to_rev, settled_rev, type, subject, read_at = row
     what = (recipient_id, up_to_rev, read_at, rev, type, subject, settled_rev)
-    many, last = await _aio_mark_portion(connection, what, limit)
-    if many < limit:
+    marked, last = await _aio_mark_portion(connection, what, limit)
+    if marked.total() < limit:
         await connection.execute(_SQL["forget_unsettled"], recipient_id, rev)
     else:
         await connection.execute(_SQL["settled_up_to"], recipient_id, rev, last)

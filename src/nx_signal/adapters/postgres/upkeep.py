@@ -9,6 +9,7 @@ from nx_signal.adapters._upkeep import (
     CountedLog,
     CountedRows,
     HeldInbox,
+    HeldType,
     OldRow,
     audited,
     expiry,
@@ -53,7 +54,7 @@ async def _aio_expire(connection: Connection, before_id: int, limit: int) -> tup
         await connection.execute(_SQL["remove_rows"], recipient_id, done.last_rev)
         await connection.execute(_SQL["keep_after"], recipient_id, done.kept_after)
         if done.change is not None:
-            await _aio_log(connection, done.head, done.change)
+            await _aio_log(connection, done.head, done.change, done.loss)
     # Nobody reads this part of the log any more: what a crash leaves of it goes the next time.
     while await connection.fetchval(_SQL["remove_changes"], recipient_id, done.kept_after, limit) == limit:
         pass
@@ -68,6 +69,13 @@ async def _aio_audit(
         heads, last = portion([HeldInbox(*row) for row in found], max_inboxes, max_rows, largest)
         if not heads and last is not None:
             return Audit(0, 0, (), last)
+        types = await connection.fetch(_SQL["audit_types"], after, last)
         rows = await connection.fetch(_SQL["audit_rows"], after, last)
         log = await connection.fetch(_SQL["audit_log"], after, last)
-    return audited(heads, [CountedRows(*row) for row in rows], [CountedLog(*row) for row in log], last)
+    return audited(
+        heads,
+        [HeldType(*row) for row in types],
+        [CountedRows(*row) for row in rows],
+        [CountedLog(*row) for row in log],
+        last,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -13,6 +14,7 @@ from typing import Any
 from nx_signal.adapters import _read_all
 from nx_signal.adapters._conditions import sql_of
 from nx_signal.adapters._read_all import IS_COVERED, with_covers
+from nx_signal.adapters._type_counts import Loss, kept_count
 from nx_signal.adapters._values import json_text, require_storable, storable
 from nx_signal.adapters.sqlite.file import MAX_INTEGER, Row, SqliteFile, clamped, from_ms, to_ms
 from nx_signal.model import (
@@ -86,6 +88,8 @@ class SqliteInbox:
                 changes.append(Created(draft.recipient_id, head.rev, head.unread, head.total, row))
             connection.executemany(SQL["insert_notification"], [values for _, values in new.values()])
             _write_heads(connection, heads.values())
+            grown = Counter((draft.recipient_id, draft.type) for draft, _ in new.values())
+            _add_to_types(connection, ((id, type, many, many) for (id, type), many in grown.items()))
             return changes
 
         return await self._file.write(transaction)
@@ -107,7 +111,7 @@ class SqliteInbox:
             )
             read_at = from_ms(at_ms)
             change = _read(head, (id,), None, None, None, read_at, origin)
-            _log(connection, head, change)
+            _log(connection, head, change, {row.type: (0, 1)})
             return replace(row, is_read=True, read_at=read_at, changed_rev=head.rev), change
 
         return await self._file.write(transaction)
@@ -127,17 +131,18 @@ class SqliteInbox:
             effective = before.rev if up_to_rev is None else max(0, min(up_to_rev, before.rev))
             at_ms = self._file.now_ms()
             what = _ReadAll(recipient_id, before.rev + 1, effective, type, subject, at_ms)
-            updated = _mark_portion(connection, what, _read_all.PORTION)
-            if not updated:
+            marked = _mark_portion(connection, what, _read_all.PORTION)
+            if not marked:
                 return 0, before, from_ms(at_ms), None
-            if updated == _read_all.PORTION:
-                rest = _count_rest(connection, before, updated, what)
+            if marked.total() == _read_all.PORTION:
+                rest = _count_rest(connection, marked, what)
                 if rest:
                     connection.execute(SQL["leave_unsettled"], what.values)
-                updated += rest
+                marked += rest
+            updated = marked.total()
             head = Head(recipient_id, before.rev + 1, before.total, before.unread - updated)
             change = _read(head, None, effective, type, subject, from_ms(at_ms), origin)
-            _log(connection, head, change)
+            _log(connection, head, change, {type: (0, many) for type, many in marked.items()})
             return updated, head, from_ms(at_ms), change
 
         while (marked := await self._file.write(transaction)) is None:
@@ -150,7 +155,8 @@ class SqliteInbox:
             if row is None:
                 return None
             before = _heads(connection, [recipient_id])[recipient_id]
-            unread = before.unread if row.is_read else before.unread - 1
+            was_unread = int(not row.is_read)
+            unread = before.unread - was_unread
             head = Head(recipient_id, before.rev + 1, before.total - 1, unread)
             connection.execute(
                 SQL["delete"],
@@ -163,7 +169,7 @@ class SqliteInbox:
                 },
             )
             change = Deleted(recipient_id, head.rev, head.unread, head.total, (id,))
-            _log(connection, head, change)
+            _log(connection, head, change, {row.type: (1, was_unread)})
             return change
 
         return await self._file.write(transaction)
@@ -336,12 +342,14 @@ def _scalar(value: Any) -> Any:
 
 
 def _count(connection: sqlite3.Connection, head: Head, where: InboxFilter) -> int:
-    """The head alone tells, where it can."""
-    match where.all():
-        case ():
-            return head.total
-        case (Condition("is_read", "eq", is_read),):
-            return head.total - head.unread if is_read else head.unread
+    """What is kept tells, where it can."""
+    if kept := kept_count(where):
+        type, which = kept
+        total, unread = head.total, head.unread
+        if type is not None:
+            values = {"recipient_id": head.recipient_id, "type": type}
+            total, unread = connection.execute(SQL["type_counts"], values).fetchone() or (0, 0)
+        return total if which == "total" else unread if which == "unread" else total - unread
     condition, values = _where(where)
     values["recipient_id"] = head.recipient_id
     count: int = connection.execute(SQL["count"].format(where=condition), values).fetchone()[0]
@@ -366,26 +374,27 @@ class _ReadAll:
         return values | {"at": values.pop("at_ms")}
 
 
-def _mark_portion(connection: sqlite3.Connection, what: _ReadAll, limit: int) -> int:
+def _mark_portion(connection: sqlite3.Connection, what: _ReadAll, limit: int) -> Counter[str]:
+    """How many of each type were marked."""
     where, values = _where(InboxFilter(type=what.type, subject=what.subject))
     statement = SQL["mark_portion"].format(where=where)
-    return connection.execute(statement, values | what.values | {"limit": limit}).rowcount
+    return Counter(type for (type,) in connection.execute(statement, values | what.values | {"limit": limit}))
 
 
-def _count_rest(connection: sqlite3.Connection, before: Head, marked: int, what: _ReadAll) -> int:
-    """How many more the read-all covers, beside the portion that is marked."""
+def _count_rest(connection: sqlite3.Connection, marked: Counter[str], what: _ReadAll) -> Counter[str]:
+    """How many more of each type the read-all covers, beside the portion that is marked."""
     if what.type is None and what.subject is None:  # up to the last one or nearly: count what it leaves out
+        unread = connection.execute(SQL["unread_by_type"], {"recipient_id": what.recipient_id}).fetchall()
         left_out = _count_unread(connection, what, Condition("rev", "gt", what.up_to_rev))
-        return before.unread - marked - left_out
+        return Counter(dict(unread)) - marked - left_out
     return _count_unread(connection, what, Condition("rev", "lte", what.up_to_rev))
 
 
-def _count_unread(connection: sqlite3.Connection, what: _ReadAll, span: Condition) -> int:
+def _count_unread(connection: sqlite3.Connection, what: _ReadAll, span: Condition) -> Counter[str]:
     unread = InboxFilter(is_read=False, type=what.type, subject=what.subject, conditions=(span,))
     where, values = _where(unread)
     values["recipient_id"] = what.recipient_id
-    count: int = connection.execute(SQL["count"].format(where=where), values).fetchone()[0]
-    return count
+    return Counter(dict(connection.execute(SQL["count_by_type"].format(where=where), values).fetchall()))
 
 
 def _settle(connection: sqlite3.Connection, limit: int, recipient_id: str | None) -> bool:
@@ -396,7 +405,7 @@ def _settle(connection: sqlite3.Connection, limit: int, recipient_id: str | None
     if row is None:
         return False
     what = _ReadAll(*row)
-    if _mark_portion(connection, what, limit) < limit:
+    if _mark_portion(connection, what, limit).total() < limit:
         connection.execute(SQL["forget_unsettled"], {"recipient_id": what.recipient_id})
     return True
 
@@ -449,8 +458,14 @@ def _read(
     )
 
 
-def _log(connection: sqlite3.Connection, head: Head, change: Read | Deleted) -> None:
-    """Write the head and the change that led to it."""
+def _add_to_types(connection: sqlite3.Connection, counts: Iterable[tuple[str, str, int, int]]) -> None:
+    """(recipient, type, rows, unread rows), also fewer of them."""
+    names = ("recipient_id", "type", "total", "unread")
+    connection.executemany(SQL["add_to_type"], [dict(zip(names, each, strict=True)) for each in counts])
+
+
+def _log(connection: sqlite3.Connection, head: Head, change: Read | Deleted, loss: Loss) -> None:
+    """Write the head with the counts of its types, and the change that led to it."""
     detail: dict[str, Any]
     if isinstance(change, Read):
         kind, detail = (
@@ -467,6 +482,9 @@ def _log(connection: sqlite3.Connection, head: Head, change: Read | Deleted) -> 
     else:
         kind, detail = "deleted", {"ids": change.ids}
     _write_heads(connection, [head])
+    _add_to_types(
+        connection, ((head.recipient_id, type, -total, -unread) for type, (total, unread) in loss.items())
+    )
     connection.execute(
         SQL["log_change"],
         {

@@ -11,6 +11,7 @@ from nx_signal.adapters._upkeep import (
     CountedRows,
     Expiry,
     HeldInbox,
+    HeldType,
     OldRow,
     audited,
     expiry,
@@ -62,7 +63,7 @@ def _expire(connection: sqlite3.Connection, before_id: int, limit: int) -> Expir
         connection.execute(SQL["remove_rows"], values)
         connection.execute(SQL["keep_after"], values)
         if done.change is not None:
-            _log(connection, done.head, done.change)
+            _log(connection, done.head, done.change, done.loss)
     return done
 
 
@@ -75,6 +76,7 @@ def _audit(
     if not heads and last is not None:
         return Audit(0, 0, (), last)
     span = {"after": after, "last": ABOVE_ALL_TEXT if last is None else last}
+    types = [HeldType(*row) for row in connection.execute(SQL["audit_types"], span)]
     rows = [CountedRows(*row) for row in connection.execute(SQL["audit_rows"], span)]
     log = [CountedLog(*row) for row in connection.execute(SQL["audit_log"], span)]
-    return audited(heads, rows, log, last)
+    return audited(heads, types, rows, log, last)

@@ -29,6 +29,11 @@ WITH fresh AS (
     FROM grown g
     WHERE h.recipient_id = g.recipient_id
     RETURNING h.recipient_id, h.rev - g.many AS rev, h.total - g.many AS total, h.unread - g.many AS unread
+), typed AS (
+    INSERT INTO recipient_type AS t (recipient_id, type, total, unread)
+    SELECT recipient_id, type, count(*), count(*) FROM fresh GROUP BY recipient_id, type
+    ON CONFLICT (recipient_id, type) DO UPDATE
+    SET total = t.total + excluded.total, unread = t.unread + excluded.unread
 ), inserted AS (
     INSERT INTO activity_notification (
         id, recipient_id, rev, changed_rev, activity_id, type, organizer_id, merchant_id, subject, locale,
@@ -105,6 +110,9 @@ ORDER BY p.rev DESC;
 SELECT h.rev AS head_rev, h.total AS head_total, h.unread AS head_unread, {matching} AS matching
 FROM recipient_head h WHERE h.recipient_id = $1;
 
+-- name: matching_type
+coalesce((SELECT {which} FROM recipient_type t WHERE t.recipient_id = $1 AND t.type = {type}), 0)
+
 -- name: matching
 SELECT count(*) FROM activity_notification n WHERE n.recipient_id = $1 AND n.deleted_at IS NULL {where}
 
@@ -136,7 +144,7 @@ SELECT EXISTS (SELECT FROM unsettled_read WHERE recipient_id = $1);
 -- The lowest of the rows that a read-all covers. Whoever else marks or deletes one of them is waited for.
 -- The array keeps the planner from joining with all rows of the table.
 WITH portion AS MATERIALIZED (
-    SELECT r.id, r.rev FROM activity_notification r
+    SELECT r.id, r.rev, r.type FROM activity_notification r
     WHERE r.recipient_id = $1 AND r.rev > $7 AND r.rev <= $2 AND r.deleted_at IS NULL AND NOT r.is_read
       AND ($5::text IS NULL OR r.type = $5) AND ($6::text IS NULL OR r.subject = $6)
     ORDER BY r.rev LIMIT $8
@@ -146,12 +154,16 @@ WITH portion AS MATERIALIZED (
     SET is_read = true, read_at = $3, modified_at = $3, changed_rev = $4
     WHERE n.id = ANY (ARRAY(SELECT portion.id FROM portion))
 )
-SELECT count(*) AS many, max(rev) AS last FROM portion;
+SELECT type, count(*) AS many, max(rev) AS last FROM portion GROUP BY type;
+
+-- name: unread_by_type
+SELECT type, unread FROM recipient_type WHERE recipient_id = $1 AND unread > 0;
 
 -- name: count_unread
-SELECT count(*) FROM activity_notification n
+SELECT n.type, count(*) AS many FROM activity_notification n
 WHERE n.recipient_id = $1 AND n.rev > $2 AND n.rev <= $3 AND n.deleted_at IS NULL AND NOT n.is_read
-  AND ($4::text IS NULL OR n.type = $4) AND ($5::text IS NULL OR n.subject = $5);
+  AND ($4::text IS NULL OR n.type = $4) AND ($5::text IS NULL OR n.subject = $5)
+GROUP BY n.type;
 
 -- name: leave_unsettled
 INSERT INTO unsettled_read (recipient_id, rev, up_to_rev, settled_rev, type, subject, read_at)
@@ -175,12 +187,16 @@ UPDATE activity_notification n
 SET deleted_at = $3, modified_at = $3, changed_rev = $4,
     is_read = n.is_read OR {is_covered}
 WHERE n.id = $1 AND n.recipient_id = $2 AND n.deleted_at IS NULL
-RETURNING n.is_read;
+RETURNING n.is_read, n.type;
 
 -- name: advance
--- The head is locked by us: set it, and keep the change that brought it there.
+-- The head is locked by us: set it, take off what each type lost, and keep the change that brought it there.
 WITH head AS (
     UPDATE recipient_head SET rev = $2, total = $3, unread = $4 WHERE recipient_id = $1
+), typed AS (
+    UPDATE recipient_type t SET total = t.total - lost.total, unread = t.unread - lost.unread
+    FROM unnest($7::text[], $8::bigint[], $9::bigint[]) AS lost (type, total, unread)
+    WHERE t.recipient_id = $1 AND t.type = lost.type
 )
 INSERT INTO recipient_change (recipient_id, rev, total, unread, kind, detail)
 VALUES ($1, $2, $3, $4, $5, $6);

@@ -7,7 +7,7 @@ SELECT recipient_id FROM activity_notification WHERE id < $1 ORDER BY id LIMIT 1
 SELECT pg_try_advisory_xact_lock($1::integer, -2);
 
 -- name: oldest
-SELECT n.id, n.rev, n.is_read OR u.rev IS NOT NULL AS is_read, n.deleted_at IS NOT NULL AS deleted
+SELECT n.id, n.rev, n.type, n.is_read OR u.rev IS NOT NULL AS is_read, n.deleted_at IS NOT NULL AS deleted
 FROM activity_notification n
 LEFT JOIN unsettled_read u ON {covers}
 WHERE n.recipient_id = $1
@@ -43,7 +43,7 @@ ORDER BY recipient_id
 LIMIT $2;
 
 -- name: audit_rows
-SELECT n.recipient_id,
+SELECT n.recipient_id, n.type,
        count(*) FILTER (WHERE n.deleted_at IS NULL) AS total,
        count(*) FILTER (WHERE n.deleted_at IS NULL AND NOT n.is_read AND u.rev IS NULL) AS unread,
        count(*) FILTER (WHERE n.rev > coalesce(h.kept_after, 0)) AS revisions,
@@ -52,7 +52,12 @@ FROM activity_notification n
 LEFT JOIN recipient_head h ON h.recipient_id = n.recipient_id
 LEFT JOIN unsettled_read u ON {covers}
 WHERE n.recipient_id > $1 AND ($2::text IS NULL OR n.recipient_id <= $2)
-GROUP BY n.recipient_id;
+GROUP BY n.recipient_id, n.type;
+
+-- name: audit_types
+SELECT recipient_id, type, total, unread
+FROM recipient_type
+WHERE recipient_id > $1 AND ($2::text IS NULL OR recipient_id <= $2);
 
 -- name: audit_log
 SELECT c.recipient_id, count(*) AS revisions, count(n.id) AS doubled, max(c.rev) AS last

@@ -22,6 +22,18 @@ VALUES (:recipient_id, :rev, :total, :unread)
 ON CONFLICT (recipient_id) DO UPDATE
 SET rev = excluded.rev, total = excluded.total, unread = excluded.unread;
 
+-- name: add_to_type
+INSERT INTO recipient_type (recipient_id, type, total, unread)
+VALUES (:recipient_id, :type, :total, :unread)
+ON CONFLICT (recipient_id, type) DO UPDATE
+SET total = total + excluded.total, unread = unread + excluded.unread;
+
+-- name: type_counts
+SELECT total, unread FROM recipient_type WHERE recipient_id = :recipient_id AND type = :type;
+
+-- name: unread_by_type
+SELECT type, unread FROM recipient_type WHERE recipient_id = :recipient_id AND unread > 0;
+
 -- name: heads
 SELECT recipient_id, rev, total, unread
 FROM recipient_head
@@ -78,6 +90,12 @@ SELECT count(*)
 FROM activity_notification AS n
 WHERE n.recipient_id = :recipient_id AND n.deleted_at IS NULL {where};
 
+-- name: count_by_type
+SELECT n.type, count(*)
+FROM activity_notification AS n
+WHERE n.recipient_id = :recipient_id AND n.deleted_at IS NULL {where}
+GROUP BY n.type;
+
 -- name: get
 SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
     n.content, n.content_html, n.action_url, n.data, n.created_at,
@@ -110,7 +128,8 @@ WHERE id IN (
         {where}
     ORDER BY n.rev
     LIMIT :limit
-);
+)
+RETURNING type;
 
 -- name: leave_unsettled
 INSERT INTO unsettled_read (recipient_id, rev, up_to_rev, type, subject, read_at)

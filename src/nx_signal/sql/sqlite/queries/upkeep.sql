@@ -3,7 +3,7 @@
 SELECT recipient_id FROM activity_notification WHERE id < :before_id ORDER BY id LIMIT 1;
 
 -- name: oldest
-SELECT n.id, n.rev, n.is_read OR u.rev IS NOT NULL AS is_read, n.deleted_at IS NOT NULL AS deleted
+SELECT n.id, n.rev, n.type, n.is_read OR u.rev IS NOT NULL AS is_read, n.deleted_at IS NOT NULL AS deleted
 FROM activity_notification AS n
 LEFT JOIN unsettled_read AS u ON {covers}
 WHERE n.recipient_id = :recipient_id
@@ -39,7 +39,7 @@ ORDER BY recipient_id
 LIMIT :limit;
 
 -- name: audit_rows
-SELECT n.recipient_id,
+SELECT n.recipient_id, n.type,
     count(*) FILTER (WHERE n.deleted_at IS NULL) AS total,
     count(*) FILTER (WHERE n.deleted_at IS NULL AND NOT n.is_read AND u.rev IS NULL) AS unread,
     count(*) FILTER (WHERE n.rev > coalesce(h.kept_after, 0)) AS revisions,
@@ -48,7 +48,12 @@ FROM activity_notification AS n
 LEFT JOIN recipient_head AS h ON h.recipient_id = n.recipient_id
 LEFT JOIN unsettled_read AS u ON {covers}
 WHERE n.recipient_id > :after AND n.recipient_id <= :last
-GROUP BY n.recipient_id;
+GROUP BY n.recipient_id, n.type;
+
+-- name: audit_types
+SELECT recipient_id, type, total, unread
+FROM recipient_type
+WHERE recipient_id > :after AND recipient_id <= :last;
 
 -- name: audit_log
 SELECT c.recipient_id, count(*) AS revisions, count(n.id) AS doubled, max(c.rev) AS last
