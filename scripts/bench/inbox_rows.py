@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -67,6 +68,10 @@ def owner(n: int) -> tuple[str, int]:
     return f"u{1 + turn % (USERS - 1)}", turn // (USERS - 1) + 1
 
 
+def type_of(n: int) -> str:
+    return TYPES[n // BIG_EVERY % len(TYPES)]
+
+
 def id_of(n: int) -> str:
     """The n-th row's, as `tables` gives it."""
     return str(first_id_at(EPOCH + APART * (n + 1)) | PREFERRED_WORKER << 12)
@@ -78,6 +83,12 @@ def tables(rows: int) -> Tables:
     for n in range(rows):
         who, rev = owner(n)
         totals[who] = rev
+    of_type: Counter[tuple[str, str]] = Counter()
+    unread_of_type: Counter[tuple[str, str]] = Counter()
+    for n in range(rows):
+        who, rev = owner(n)
+        of_type[who, type_of(n)] += 1
+        unread_of_type[who, type_of(n)] += rev > totals[who] // 2
     read_at = EPOCH + APART * (rows + 1)
     clock = EPOCH
     ids = Snowflakes(PREFERRED_WORKER, lambda: clock)
@@ -94,7 +105,7 @@ def tables(rows: int) -> Tables:
                 rev,
                 totals[who] + 1 if read else rev,
                 f"activity-{n}",
-                TYPES[n // BIG_EVERY % len(TYPES)],
+                type_of(n),
                 f"o{n % 7}",
                 f"m{n % 70}",
                 f"order/{rev // 4}",
@@ -112,6 +123,11 @@ def tables(rows: int) -> Tables:
     detail = {"ids": None, "type": None, "subject": None, "origin": None}
     yield "activity_notification", ROW, notifications()
     yield "recipient_head", HEAD, ((who, n + 1, n, n - n // 2) for who, n in filled)
+    yield (
+        "recipient_type",
+        ["recipient_id", "type", "total", "unread"],
+        ((*key, many, unread_of_type[key]) for key, many in of_type.items()),
+    )
     yield (
         "recipient_change",
         CHANGE,

@@ -73,7 +73,7 @@ GOOD = KeyPair.generate().public_b64
         GOOD.rstrip("="),
         GOOD + "\n",
         " " + GOOD,
-        GOOD.replace("A", "-"),
+        GOOD[:5] + "-" + GOOD[6:],
         b64(bytes(65)),
         b64(b"\x04" + b"\xff" * 64),
         b64(b"\x02" * 34),
@@ -83,8 +83,6 @@ GOOD = KeyPair.generate().public_b64
     ],
 )
 def test_what_is_no_point_of_the_curve_in_padded_base64_is_refused(key: object) -> None:
-    if key == GOOD:
-        pytest.skip("the replacement changed nothing")
     with pytest.raises(BadPublicKey):
         read_public_key(key)
 
