@@ -251,6 +251,7 @@ async def _upgrade(nursery: trio.Nursery, wire: SimWire, max_message_size: int) 
 class SimWebSocket:
     def __init__(self, wire: SimWire) -> None:
         self.wire = wire
+        self._wsproto = SimpleNamespace(handshake=None)  # which the server lets go of
 
     async def get_message(self) -> str:
         link = self.wire.link
