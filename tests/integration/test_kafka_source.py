@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import struct
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 from aiokafka import AIOKafkaProducer
+from aiokafka.consumer.fetcher import Fetcher, OffsetResetStrategy
 
 from nx_signal.adapters import kafka as kafka_module
 from nx_signal.adapters._aio import open_border
@@ -159,6 +161,32 @@ async def test_a_partition_added_while_it_is_away_is_read_from_its_beginning(
     async with running(source) as batches:  # and once only
         await produce(apache_kafka, topic, [{"value": b"new", "partition": 1}])
         assert [record.value for record in await take(batches, 1)] == [b"new"]
+
+
+async def test_what_an_added_partition_holds_is_read_however_late_a_reset_answers(
+    apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = apache_kafka.create_topic(1)
+    source = source_of(apache_kafka, topic)
+    async with running(source):
+        pass
+    await add_partitions(apache_kafka.servers, topic, 2)
+    await produce(apache_kafka, topic, [{"value": b"unheard", "partition": 1}])
+    asked_for_beginning = asyncio.Event()
+    ask = Fetcher._proc_offset_request
+
+    async def ask_and_hold_the_latest(fetcher: Any, node: int, of: Any) -> Any:
+        answer = await ask(fetcher, node, of)
+        wanted = {strategy for partitions in of.values() for _, strategy in partitions}
+        if OffsetResetStrategy.EARLIEST in wanted:
+            asked_for_beginning.set()
+        else:
+            await asked_for_beginning.wait()
+        return answer
+
+    monkeypatch.setattr(Fetcher, "_proc_offset_request", ask_and_hold_the_latest)
+    async with running(source) as batches:
+        assert [record.value for record in await take(batches, 1)] == [b"unheard"]
 
 
 # --- the group -----------------------------------------------------------------------------------

@@ -257,14 +257,18 @@ def test_every_other_number_is_taken(number: str) -> None:
     check(raw("data", f'{{"a": {number}}}'), KNOWN)
 
 
-@pytest.mark.parametrize(
-    ("field", "depth"),
-    # What is ignored is only skipped: how deep that may go is the interpreter's affair.
-    [("data", 2_000), ("data", 200_000), ("actor", 2_000), ("actor", 200_000), ("ignored", 200_000)],
-)
-def test_endless_nesting_is_refused(field: str, depth: int) -> None:
+@pytest.mark.parametrize("field", ["data", "actor", "ignored"])
+def test_endless_nesting_is_refused(field: str) -> None:
+    depth = 200_000
     assert "nested deeper than 64 levels" in complaint(raw(field, '{"a":' + "[" * depth + "]" * depth + "}"))
-    assert complaint(raw(field, '{"a":' * depth))
+    assert "nested deeper than 64 levels" in complaint(raw(field, '{"a":' * depth))
+
+
+@pytest.mark.parametrize("field", ["data", "actor"])
+def test_nesting_that_some_interpreters_can_read_is_refused_all_the_same(field: str) -> None:
+    depth = 2_000
+    assert "nested deeper than 64 levels" in complaint(raw(field, '{"a":' + "[" * depth + "]" * depth + "}"))
+    assert complaint(raw(field, '{"a":' * depth)), "with either reason"
 
 
 def test_nesting_is_taken_to_64_levels() -> None:

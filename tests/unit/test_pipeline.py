@@ -197,6 +197,13 @@ async def test_an_inquiry_is_shown_once_to_the_members_whom_it_is_for(
         assert line.shown == shown
 
 
+async def test_inquiries_are_shown_in_the_order_of_their_records(autojump_clock: MockClock) -> None:
+    merchants = [f"m{n}" for n in range(8)]
+    async with running() as line:
+        await line.process(*(message(**{**INQUIRY, "merchantId": merchant}) for merchant in merchants))
+        assert [merchant for _, merchant, _ in line.shown] == merchants
+
+
 async def test_an_unknown_event_type_is_skipped_and_counted(autojump_clock: MockClock) -> None:
     async with running() as line:
         await line.process(message(eventType="COFFEE_SPILLED"), message(eventType="X", organizerId=None))

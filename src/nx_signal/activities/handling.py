@@ -122,8 +122,9 @@ class Handling:
                     await self._persist(chunk, stored, failed)
                     chunk = []
         await self._persist(chunk, stored, failed)
-        for position in stored - stored_before:
-            await self._show_members(addressed[position])
+        for record, _ in decoded:
+            if record.position in stored and record.position not in stored_before:
+                await self._show_members(addressed[record.position])
 
         handled = []
         for record in records:

@@ -15,7 +15,7 @@ class Metrics:
         )  # stored, duplicate, unknown_type, nobody, dead_letter
         self.untranslated = Counter(
             "signal_untranslated",
-            "Activities said in English for want of a translation",
+            "Renderings in English for want of a translation",
             ["type", "locale"],
             registry=r,
         )
