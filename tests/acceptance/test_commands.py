@@ -96,7 +96,7 @@ class Server:
         while not self._ready():
             assert self.process.poll() is None, (self.data_dir / "serve.log").read_text()
             assert time.monotonic() < deadline, (self.data_dir / "serve.log").read_text()
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two questions to another process
 
     def _ready(self) -> bool:
         try:
@@ -137,7 +137,7 @@ class Server:
         deadline = time.monotonic() + PATIENCE_S
         while (page := self.get(user, "/notifications?limit=100"))["total"] < total:
             assert time.monotonic() < deadline, page["total"]
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two questions to another process
         return page
 
 

@@ -40,7 +40,7 @@ class Operated(Server):
             if body.get("trace") and told == [delivery]:
                 return body
             assert time.monotonic() < deadline, answer.text
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two questions to another process
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def away(
 def frozen(service: Callable[[Stage], Service], for_s: float, *, silence: bool = False) -> Fault:
     def fault(stage: Stage, load: Load) -> None:
         service(stage).pause()
-        time.sleep(for_s)
+        time.sleep(for_s)  # the outage itself
         if silence:
             load.end()
         service(stage).resume()
@@ -154,7 +154,7 @@ def with_connections(proxy: Proxy) -> Proxy:
     deadline = time.monotonic() + PATIENCE_S
     while not proxy.connections:
         assert time.monotonic() < deadline, "nobody connects"
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks at what other threads do
     return proxy
 
 

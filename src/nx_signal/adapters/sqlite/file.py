@@ -61,7 +61,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
-        time.sleep(BUSY_PAUSE_S)
+        time.sleep(BUSY_PAUSE_S)  # in a worker thread; another process is at it for a moment
 
 
 class SqliteFile:
