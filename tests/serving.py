@@ -1,6 +1,6 @@
 """`nx-signal serve` as processes on the real services, and clients that come back, for whole-system tests.
 
-What is produced is known beforehand: `activity(n)` says who must have a row of it, `Reader` what arrived."""
+What is produced is known beforehand: `activity(n)` has the recipients of each, `Reader` what arrived."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ import trio
 from aiokafka import AIOKafkaProducer
 
 from nx_signal.client.stream import HandshakeRefused, StreamClosed, StreamUnavailable, open_stream
+from nx_signal.websocket.channel import VERSION
 from services import GUARD, create_topic, free_port, psql
 
 PATIENCE_S = 60.0
@@ -54,8 +55,8 @@ USERS = ("owner", "ann", "binh", "chi", "xavier", "actor")
 
 
 def activity(n: int) -> tuple[dict[str, Any], set[str]]:
-    """The n-th activity and who must have a row of it."""
-    scope, expected = [
+    """The n-th activity and its recipients."""
+    cases: list[tuple[dict[str, object], set[str]]] = [
         ({"recipientScope": "org", "organizerId": "o1"}, AUDIENCES["o1"]),
         ({"recipientScope": "merchant", "organizerId": "o1", "merchantId": "m1"}, AUDIENCES["m1"]),
         ({"recipientScope": "merchant", "organizerId": "o1", "merchantId": "m2"}, AUDIENCES["m2"]),
@@ -66,7 +67,8 @@ def activity(n: int) -> tuple[dict[str, Any], set[str]]:
         ),
         ({"recipientScope": "org", "organizerId": "o2"}, AUDIENCES["o2"]),
         ({"recipientScope": "org", "organizerId": "empty"}, {"actor"}),
-    ][n % 7]
+    ]
+    scope, expected = cases[n % len(cases)]
     message = {
         "eventType": "PAYMENT_SUCCESS",
         "eventId": f"e{n}",
@@ -86,6 +88,8 @@ class Instance:
     environment: dict[str, str]
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    before: Sequence[str] = ()
+    """put before the command"""
 
     @property
     def url(self) -> str:
@@ -96,15 +100,17 @@ class Instance:
         return f"ws://127.0.0.1:{self.port}/stream"
 
     def start(self) -> None:
-        self.process = subprocess.Popen([*COMMAND, "serve", "--port", str(self.port)], env=self.environment)
-        GUARD.tell("watch", self.process.pid)
+        command = [*self.before, *COMMAND, "serve", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, env=self.environment)
+        GUARD.send("watch", self.process.pid)
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, url: str | None = None) -> None:
+        """`url` instead of its own /readyz."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             assert self.process and self.process.poll() is None, "serve ended"
             try:
-                answer = httpx.get(f"{self.url}/readyz", timeout=5)
+                answer = httpx.get(url or f"{self.url}/readyz", timeout=5)
                 if answer.status_code == 200:
                     return
                 why = answer.text
@@ -119,6 +125,21 @@ class Instance:
         return self.process.wait(PATIENCE_S)
 
 
+def command(environment: Mapping[str, str], *arguments: str, input: str = "") -> str:
+    """What `nx-signal` prints; it has to succeed."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        check=False,
+        env=environment,
+        input=input,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 @dataclass
 class Deployment:
     environment: dict[str, str]
@@ -128,16 +149,7 @@ class Deployment:
     instances: Sequence[Instance]
 
     def run(self, *arguments: str, input: str = "") -> str:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            env=self.environment,
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return command(self.environment, *arguments, input=input)
 
     def token(self, user: str) -> str:
         return self.run("token", "--user", user)
@@ -169,9 +181,9 @@ class Deployment:
 
 @contextmanager
 def deployed(
-    data_dir: Path, postgres_url: str, redis_url: str, kafka_servers: str, count: int
+    data_dir: Path, postgres_url: str, redis_url: str, kafka_servers: str, count: int, **settings: str
 ) -> Iterator[Deployment]:
-    topic = create_topic(kafka_servers, 4)
+    topic = create_topic(kafka_servers, 4, replicas=len(kafka_servers.split(",")))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("APP_ENV_")}
     environment |= {
         "APP_ENV_DATA_DIR": str(data_dir),
@@ -181,7 +193,9 @@ def deployed(
         "APP_ENV_KAFKA_TOPIC": topic,
         "APP_ENV_KAFKA_GROUP_ID": f"group-{uuid.uuid4().hex[:8]}",
         "APP_ENV_KAFKA_SESSION_TIMEOUT_MS": "1000",
+        "APP_ENV_LAME_DUCK_S": "0",
         "APP_ENV_LOG_LEVEL": "warning",
+        **settings,
     }
     instances = [Instance(environment) for _ in range(count)]
     deployment = Deployment(environment, topic, kafka_servers, postgres_url, instances)
@@ -202,12 +216,13 @@ def deployed(
 
 class Reader:
     """A client that comes back: `revs` are those of the log's frames, in the order they arrived, and
-    `arrived_s` the moments (time.monotonic)."""
+    `arrived_s` the moments (time.monotonic). `version` of the cryptography: a release before has 1 alone."""
 
-    def __init__(self, user: str, token: str, instance: Instance) -> None:
+    def __init__(self, user: str, token: str, instance: Instance, version: int = VERSION) -> None:
         self.user = user
         self.token = token
         self.instance = instance
+        self.version = version
         self.revs: list[int] = []
         self.activities: list[str] = []
         self.arrived_s: list[float] = []
@@ -218,15 +233,17 @@ class Reader:
         while True:
             try:
                 resume = self.revs[-1] if self.revs else 0
-                async with open_stream(self.instance.stream_url, self.token, resume=resume) as stream:
+                url = self.instance.stream_url
+                async with open_stream(url, self.token, resume=resume, version=self.version) as stream:
                     self.connections += 1
                     self.connected.set()
                     while True:
                         frame = await stream.receive()
                         if frame.event.rpartition("/")[2] in LOG:
                             self.revs.append(frame.data["rev"])
-                            self.activities.append(frame.data["data"]["payment"]["subject"])
                             self.arrived_s.append(time.monotonic())
+                        if frame.event.endswith("/created"):
+                            self.activities.append(frame.data["data"]["payment"]["subject"])
             except (StreamClosed, StreamUnavailable, HandshakeRefused):
                 await trio.sleep(0.1)
 

@@ -1,23 +1,40 @@
-"""The client's side of the stream without sockets, for tests of what the server says."""
+"""The client's side of the stream without sockets: of the WebSocket protocol, and of a transport."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
+import trio
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from nx_signal.client.frames import encode
+from nx_signal.delivery.backlog import Pool
+from nx_signal.delivery.session import Session
+from nx_signal.delivery.transport import CloseReason, FrameKind, PushResult
 from nx_signal.model import Principal
-from nx_signal.stream.protocol import Authenticate, Decision, Protocol, Say
-from nx_signal.stream.sealing import KeyPair, Sealer, agree, read_public_key, unb64
-from nx_signal.stream.session import Session
-from nx_signal.stream.wire import Kind, Push, Wire
+from nx_signal.websocket import decisions
+from nx_signal.websocket.channel import Channel, Hello
+from nx_signal.websocket.decisions import Authenticate, Decision, SendFrame
+from nx_signal.websocket.protocol import Protocol
+from nx_signal.websocket.sealing import KeyPair, Sealer, agree, read_public_key, unb64
 
-STAMP = "2026-01-01T00:00:00.000Z"
+STATIC_KEY = X25519PrivateKey.generate()
+SERVER_KEY = STATIC_KEY.public_key().public_bytes_raw()
+"""What a server of the tests proves on version 2."""
+TIMESTAMP = "2026-01-01T00:00:00.000Z"
+
+
+async def static_key() -> X25519PrivateKey:
+    await trio.lowlevel.checkpoint()
+    return STATIC_KEY
 
 
 class Client:
-    """The other side: what a client would do with what the server says."""
+    """A client of the WebSocket protocol."""
 
     def __init__(self) -> None:
         self.protocol = Protocol(now_s=0.0)
@@ -37,91 +54,119 @@ class Client:
             "authenticate", {"type": "Bearer", "token": "t", "publicKey": self.pair.public_b64}, now_s
         )
         assert isinstance(request, Authenticate)
-        (say,) = self.protocol.accept(user_id, request.public_key, STAMP, now_s)
-        assert isinstance(say, Say)
-        frame = json.loads(say.text)
+        (answer,) = self.protocol.accept(user_id, request.public_key, TIMESTAMP, now_s)
+        assert isinstance(answer, SendFrame) and not answer.sealed
+        frame = json.loads(answer.text)
         assert frame["event"] == "connected"
         self.connected = frame["data"]
         server_key = read_public_key(self.connected["serverPublicKey"])
         self.sealer = Sealer(agree(self.pair, server_key, unb64(self.connected["salt"])))
 
     def opened(self, decision: Decision) -> dict[str, Any]:
-        assert isinstance(decision, Say) and self.sealer
-        frame = json.loads(decision.text)
-        assert frame["event"] == "encrypted", "plaintext after the handshake"
+        assert isinstance(decision, SendFrame) and self.sealer
+        assert decision.sealed, "plaintext after the handshake"
+        frame = json.loads(self.protocol.seal(decision.text))
+        assert frame["event"] == "encrypted"
         return json.loads(self.sealer.open(frame["data"]))  # type: ignore[no-any-return]
 
 
-class FakeWire:
-    """Takes `room` frames (None: any number), then refuses until `drain`."""
+class Client2:
+    """A client of version 2, over the protocol of a server."""
+
+    def __init__(self, versions: Collection[int] = (1, 2)) -> None:
+        self.protocol = Protocol(now_s=0.0, versions=versions)
+        self.channel: Channel | None = None
+
+    def hello(self, now_s: float = 1.0) -> None:
+        hello = Hello()
+        (request,) = self.protocol.receive(json.dumps({"event": "hello", "data": hello.data}), now_s)
+        assert isinstance(request, decisions.Hello)
+        (answer,) = self.protocol.choose(request.offer, STATIC_KEY)
+        assert isinstance(answer, SendFrame) and not answer.sealed
+        self.channel = hello.finish(json.loads(answer.text)["data"], [SERVER_KEY])
+
+    def send(self, event: str, data: Any = None, now_s: float = 1.0) -> list[Decision]:
+        assert self.channel
+        return self.protocol.receive(self.channel.seal(encode(event, data)), now_s)
+
+    def authenticate(self, now_s: float = 1.0, user_id: str = "u1") -> dict[str, Any]:
+        """The data of `connected`."""
+        (request,) = self.send("authenticate", {"token": "t"}, now_s)
+        assert isinstance(request, Authenticate)
+        (answer,) = self.protocol.accept(user_id, request.public_key, TIMESTAMP, now_s)
+        frame = self.opened(answer)
+        assert frame["event"] == "connected"
+        return frame["data"]  # type: ignore[no-any-return]
+
+    def opened(self, decision: Decision) -> dict[str, Any]:
+        assert isinstance(decision, SendFrame) and decision.sealed and self.channel
+        seal = self.protocol.seal_and_rekey if decision.rekey else self.protocol.seal
+        return json.loads(self.channel.open(seal(decision.text)))  # type: ignore[no-any-return]
+
+
+class FakeTransport:
+    """Takes `room` pushes (None: any number), then refuses until `drain`."""
 
     def __init__(self, room: int | None = None) -> None:
         self.room = room
-        self.frames: list[bytes] = []
-        self.kinds: list[Kind] = []
-        self.open = True
+        self.payloads: list[bytes] = []
+        self.kinds: list[FrameKind] = []
         self.queued_bytes = 0
-        self.gave_up: tuple[int, str] | None = None
-        self.on_drained: Callable[[], None]
-        self.on_stalled: Callable[[], None]
+        self.closed_for: CloseReason | None = None
+        self.session: Session
+        self._refused = False
 
-    def push(self, frame: bytes, kind: Kind) -> Push:
-        if not self.open:
-            return Push.CLOSED
+    def push(self, payload: bytes, kind: FrameKind) -> PushResult:
+        if self.closed_for:
+            return PushResult.CLOSED
         if self.room == 0:
-            return Push.REFUSED
+            self._refused = True
+            return PushResult.REFUSED
         if self.room is not None:
             self.room -= 1
-        self.frames.append(frame)
+        self.payloads.append(payload)
         self.kinds.append(kind)
-        return Push.TAKEN
+        return PushResult.TAKEN
 
     def drain(self, room: int | None = None) -> None:
+        """Everything pushed so far is sent; there is `room` for more."""
         self.room = room
-        self.on_drained()
+        if self._refused:
+            self._refused = False
+            self.session.drained()
 
-    def give_up(self, code: int, reason: str) -> None:
-        self.gave_up = (code, reason)
-        self.open = False
-
-
-def payload_of_frame(frame: bytes) -> bytes:
-    """The payload of one unmasked text frame (RFC 6455 §5.2)."""
-    assert frame[0] == 0x81
-    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
+    def close(self, reason: CloseReason) -> None:
+        self.closed_for = self.closed_for or reason
 
 
 class FakeClient:
-    """One connected client of a hub: `events` are what it was told, opened."""
+    """One connected client of a hub: `events` are those pushed to it."""
 
     def __init__(
         self,
         user_id: str = "u1",
         *,
         room: int | None = None,
-        wants_heal: Callable[[Session], None] = lambda session: None,
+        request_read: Callable[[Session], None] = lambda session: None,
+        request_comparison: Callable[[Session], None] = lambda session: None,
+        pool: Pool | None = None,
     ) -> None:
-        self.client = Client()
-        self.wire = FakeWire(room)
-        self.woken = 0
-        self.client.handshake(user_id=user_id)
+        self.transport = FakeTransport(room)
         principal = Principal(user_id, None, datetime(2030, 1, 1, tzinfo=UTC))
-        self.session = Session(
-            self.client.protocol,
-            cast("Wire", self.wire),
+        self.session = self.transport.session = Session(
+            str(uuid.uuid4()),
             principal,
+            self.transport,
             datetime(2026, 1, 1, tzinfo=UTC),
-            wants_heal=wants_heal,
-            wake=self._wake,
+            request_read=request_read,
+            request_comparison=request_comparison,
+            pool=pool or Pool(lambda count: None),
         )
-
-    def _wake(self) -> None:
-        self.woken += 1
 
     @property
     def events(self) -> list[tuple[str, Any]]:
-        opened = [self.client.opened(Say(payload_of_frame(frame))) for frame in self.wire.frames]
-        return [(frame["event"], frame["data"]) for frame in opened]
+        frames = [json.loads(payload) for payload in self.transport.payloads]
+        return [(frame["event"], frame["data"]) for frame in frames]
 
     @property
     def revs(self) -> list[int]:

@@ -2,10 +2,10 @@
 
 - memory: resident memory of the server per idle authenticated client that has sent one heartbeat, at 1,000
   and 5,000;
-- return: the server is killed and started again; time from its open port until all clients have shaken
-  hands again (each retries every 50 ms, as a deploy makes them do);
+- return: the server is killed and started again; time from its open port until all clients have completed
+  the handshake again (each retries every 50 ms, as after a deployment);
 - stall: latency of a broadcast to 200 reading clients, while 50 more read it too and while 50 more read
-  nothing at all, in rounds by turns."""
+  nothing at all, in alternating rounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ import trio
 
 from nx_signal.client.stream import HandshakeRefused, Stream, StreamUnavailable, open_stream
 from nx_signal.identity.issuer import open_issuer
-from nx_signal.service import now
+from nx_signal.model.timestamps import now
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
@@ -47,7 +47,7 @@ FILLER = "x" * 60_000
 
 
 class Server:
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, rate_factor: str = "0") -> None:
         self.port = free_port()
         self.url = f"ws://127.0.0.1:{self.port}/stream"
         self.rest = f"http://127.0.0.1:{self.port}"
@@ -56,7 +56,9 @@ class Server:
         self._environment |= {
             "APP_ENV_DATA_DIR": str(data_dir),
             "APP_ENV_LOG_LEVEL": "error",
-            "APP_ENV_RATE_FACTOR": "0",
+            "APP_ENV_RATE_FACTOR": rate_factor,
+            "APP_ENV_MAX_CONNECTIONS_PER_ADDRESS": "20000",
+            "APP_ENV_MAX_UNAUTHENTICATED": "20000",
         }
         self.process: subprocess.Popen[bytes]
 
@@ -147,7 +149,7 @@ async def come_back(server: Server, count: int) -> None:
 
 
 async def latencies(server: Server, readers: list[Stream], others: list[Stream], way: str) -> list[float]:
-    """Milliseconds from asking for a broadcast until each of `readers` has opened it."""
+    """Milliseconds from the request of a broadcast until each of `readers` has opened it."""
     took: list[float] = []
     done = trio.Event()
     headers = {"Authorization": f"Bearer {server.token(OPERATOR)}"}

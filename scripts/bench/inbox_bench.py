@@ -1,9 +1,9 @@
 """The inbox over REST, with a million rows and with ten thousand, on PostgreSQL and on SQLite.
 
 For each it fills an empty store (inbox_rows.py: a thousand users, one with a tenth of all rows), starts one
-real `nx-signal serve` on it, and asks at a fixed rate, whether answers have come or not: latency is from the
-moment a request was due to its whole answer. PostgreSQL comes from a wheel, or from TEST_POSTGRES_URL.
-At the end `nx-signal audit` must find no difference."""
+`nx-signal serve` on it, and sends requests at a fixed rate, whether answers have come or not: latency is from
+the moment a request was due to its whole answer. PostgreSQL comes from a wheel, or from TEST_POSTGRES_URL. At
+the end `nx-signal audit` must find no difference."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Client:
         self._tokens = tokens
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def ask(self, request: Request, body: str = "") -> Any:
+    async def call(self, request: Request, body: str = "") -> Any:
         """The decoded answer; anything but a 200 is an error."""
         method, user, path = request
         async with asyncio.timeout(REQUEST_S), self._connection() as (reader, writer):
@@ -111,12 +111,12 @@ class Latency:
 
 
 async def at_rate(
-    ask: Callable[[Request], Any], next_request: Callable[[], Request], rate: float, seconds: float
+    call: Callable[[Request], Any], next_request: Callable[[], Request], rate: float, seconds: float
 ) -> Latency:
     took_s: list[float] = []
 
     async def one(due: float, request: Request) -> None:
-        await ask(request)
+        await call(request)
         took_s.append(time.perf_counter() - due)
 
     began = time.perf_counter()
@@ -129,7 +129,7 @@ async def at_rate(
 
 
 class Load:
-    """What is asked of a store with this many rows."""
+    """The requests to a server whose store has this many rows."""
 
     def __init__(self, rows: int, seed: int = 7) -> None:
         self.rows = rows
@@ -195,15 +195,15 @@ async def measure(
         "mark read": load.mark_read,
     }
     try:
-        await at_rate(client.ask, load.first_page, rate, WARM_UP_S)
+        await at_rate(client.call, load.first_page, rate, WARM_UP_S)
         for name, make in kinds.items():
-            results[name] = await at_rate(client.ask, make, rate, seconds)
+            results[name] = await at_rate(client.call, make, rate, seconds)
         # One read-all, while others go on.
         async with asyncio.TaskGroup() as tasks:
-            others = tasks.create_task(at_rate(client.ask, load.mark_read, rate, seconds))
+            others = tasks.create_task(at_rate(client.call, load.mark_read, rate, seconds))
             await asyncio.sleep(seconds / 4)
             began = time.perf_counter()
-            answer = await client.ask(("PATCH", BIG, "/notifications/mark-all-read"), "{}")
+            answer = await client.call(("PATCH", BIG, "/notifications/mark-all-read"), "{}")
             results["read all, ms"] = (time.perf_counter() - began) * 1000
             assert (answer["updated"], answer["unread"]) == (load.unread_of_big, 0), answer
         results["mark read beside it"] = others.result()

@@ -18,8 +18,8 @@ from typing import Any
 
 import asyncpg
 
-from nx_signal.adapters.snowflake import EPOCH, PREFERRED_WORKER, Snowflakes, first_id_at
-from nx_signal.adapters.sqlite.file import to_ms
+from nx_signal.model.timestamps import epoch_ms
+from nx_signal.store.snowflake import EPOCH, PREFERRED_WORKER, Snowflakes, first_id_at
 
 USERS = 1_000
 BIG = "u0"
@@ -61,7 +61,7 @@ def users() -> list[str]:
 
 
 def owner(n: int) -> tuple[str, int]:
-    """Whose the n-th row is, and its revision."""
+    """The recipient of the n-th row, and its revision."""
     if n % BIG_EVERY == 0:
         return BIG, n // BIG_EVERY + 1
     turn = n - n // BIG_EVERY - 1
@@ -169,4 +169,4 @@ def fill_sqlite(path: Path, rows: int) -> None:
 
 def _plain(record: Sequence[Any]) -> list[Any]:
     """Times in milliseconds, as the embedded store keeps them."""
-    return [to_ms(value) if isinstance(value, datetime) else value for value in record]
+    return [epoch_ms(value) if isinstance(value, datetime) else value for value in record]

@@ -16,6 +16,6 @@ def run(module: str) -> None:
         importlib.import_module(module).main()
     elif VENV_PYTHON.exists() and "BENCH_IN_VENV" not in os.environ:
         os.environ["BENCH_IN_VENV"] = "1"
-        os.execv(VENV_PYTHON, [str(VENV_PYTHON), *sys.argv])  # noqa: S606 - ourselves again
+        os.execv(VENV_PYTHON, [str(VENV_PYTHON), *sys.argv])  # noqa: S606 - this program again
     else:
         sys.exit("nx_signal is not installed for this Python; scripts/test makes a .venv that has it.")

@@ -5,8 +5,8 @@ Reads orders from stdin and answers on stdout, one JSON a line:
     {"tokens": [..], "url": u}         connect; answers when all are authenticated
     {"phase": p, "rows": n}            answers when n rows of this phase were decrypted here
 
-Revisions must come without a gap. A client that the server tells to refetch (`reset`) counts the rows it
-was spared as skipped."""
+Revisions must come without a gap. A client that gets a `reset` counts the rows that it was not sent as
+skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from datetime import datetime
 import trio
 
 from nx_signal.client.stream import Frame, open_stream
-from nx_signal.stream.topics import CREATED, STATE
+from nx_signal.delivery.topics import STATE
+from nx_signal.model.wire import CREATED
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class Listeners:
         bench = frame.data["data"]["bench"]
         if bench["phase"] != self._name:
             raise ValueError(f"A row of the phase {bench['phase']} came in the phase {self._name}.")
-        self._phase.produced_ns.append(bench["producedNs"])
+        self._phase.produced_ns.append(int(bench["producedNs"]))  # beyond 2**53 it comes as a text
         self._phase.read_ns.append(read_ns)
         self._phase.row_at.append(frame.data["createdAt"])
 

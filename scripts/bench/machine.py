@@ -1,4 +1,4 @@
-"""What the processes of a benchmark take of this machine, and what others take meanwhile (Linux)."""
+"""The CPU time that the processes of a benchmark use, and that others use meanwhile (Linux)."""
 
 from __future__ import annotations
 

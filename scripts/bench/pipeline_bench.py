@@ -1,4 +1,4 @@
-"""From Kafka to the clients: how many rows a second a real server writes and shows, and how soon.
+"""From Kafka to the clients: how many rows a second a real server writes and pushes, and how soon.
 
 Starts PostgreSQL, Valkey and a broker of the Kafka protocol from wheels (or takes those that
 TEST_POSTGRES_URL, TEST_REDIS_URL and TEST_KAFKA_SERVERS name), one `nx-signal serve` on them, a producer
@@ -57,6 +57,7 @@ class Helper:
     """A process that takes orders, one JSON a line, and answers the same way."""
 
     def __init__(self, script: str, *arguments: str) -> None:
+        self._script = script
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
@@ -73,7 +74,7 @@ class Helper:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"{self.process.args} ended; its last words are above.")
+            sys.exit(f"{self._script} ended; its last output is above.")
         decoded: dict[str, Any] = json.loads(line)
         return decoded
 
@@ -128,7 +129,7 @@ def batches(port: int) -> tuple[float, float]:
 
 
 class Store:
-    """A look at the database, over one connection: a process per look would take its share of the CPU."""
+    """Queries over one connection: a process per query would take its share of the CPU."""
 
     def __init__(self, stack: ExitStack, url: str) -> None:
         self._runner = stack.enter_context(asyncio.Runner())
@@ -188,7 +189,7 @@ class Bench:
             if self.store.value("SELECT coalesce(sum(total), 0) FROM recipient_head") >= self.rows:
                 return time.perf_counter() - began_s
             time.sleep(0.02)
-        sys.exit(f"After {PHASE_S:g} s there are still rows missing.")
+        sys.exit(f"After {PHASE_S:g} s rows are still missing.")
 
 
 def roster(merchants: int, recipients: int) -> dict[str, Any]:

@@ -32,28 +32,36 @@ from typing import Any
 
 import machine
 import trio
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
-from nx_signal.activities.handling import ANNOUNCED_AT_ONCE
-from nx_signal.adapters.memory.relay import LocalRelay
-from nx_signal.adapters.memory.store import MemoryDatabase
-from nx_signal.model import Created, Dispatch, Json, Notification, Principal
+from nx_signal.activities.content import Renderer
+from nx_signal.activities.drafts import ANNOUNCED_AT_ONCE
+from nx_signal.activities.registry import Registry
+from nx_signal.adapters.local_relay import LocalRelay
+from nx_signal.adapters.sqlite.memory import MemoryDatabase
+from nx_signal.composition import compose
+from nx_signal.delivery.hub import Hub
+from nx_signal.delivery.topics import frame
+from nx_signal.model import Created, Json, Notification, Principal, RelayMessage
+from nx_signal.model.timestamps import format_timestamp, now
+from nx_signal.model.wire import CREATED, encode_change, encode_json
 from nx_signal.ports import RelayEvent
-from nx_signal.service import ANNOUNCEMENTS_WAITING, now, settle_memory
-from nx_signal.stream.connection import StreamParts, StreamServer
-from nx_signal.stream.hub import Hub
-from nx_signal.stream.limits import Limits
-from nx_signal.stream.protocol import Authenticate, Protocol, Say
-from nx_signal.stream.rooms import RoomRules
-from nx_signal.stream.topics import CREATED, created_data, encode_change, encode_json, frame, stamp
-from nx_signal.stream.wire import text_frame
+from nx_signal.process import tune_gc
+from nx_signal.server.gate import Caps, Gate
+from nx_signal.service import ANNOUNCEMENTS_WAITING
 from nx_signal.telemetry.metrics import Metrics
+from nx_signal.websocket.decisions import Authenticate, SendFrame
+from nx_signal.websocket.frames import text_frame
+from nx_signal.websocket.protocol import Protocol
+from nx_signal.websocket.server import WebSocketServer
+from nx_signal.websocket.wire import END_OF_HEAD
 
 TO_ALL = "bench/to-all"
 BARE = "bench/bare"
 BUFFER_BYTES = 262_144
 ROUNDS_S = 50.0
-"""No round begins later, however slow the machine: clients that say nothing for 90 s are closed."""
+"""No round begins later, however slow the machine: clients that send nothing for 90 s are closed."""
 CHANNEL_ITEMS = 64
 """Per connection of the plain way; one is used at a time."""
 
@@ -76,7 +84,7 @@ class PlainClient:
 
 
 class PlainServer:
-    """What one writes first: each connection has a task that waits on a channel and sends."""
+    """The obvious design: each connection has a task that waits on a channel and sends."""
 
     def __init__(self) -> None:
         self.clients: dict[str, PlainClient] = {}
@@ -86,13 +94,15 @@ class PlainServer:
     async def handle(self, request: WebSocketRequest) -> None:
         ws = await request.accept()
         protocol = Protocol(trio.current_time())
-        (asked,) = protocol.receive(await ws.get_message(), trio.current_time())
-        assert isinstance(asked, Authenticate)
-        (say,) = protocol.accept(asked.token, asked.public_key, stamp(now()) or "", trio.current_time())
-        assert isinstance(say, Say)
-        await ws.send_message(say.text.decode())
+        (credentials,) = protocol.receive(await ws.get_message(), trio.current_time())
+        assert isinstance(credentials, Authenticate)
+        (connected,) = protocol.accept(
+            credentials.token, credentials.public_key, format_timestamp(now()) or "", trio.current_time()
+        )
+        assert isinstance(connected, SendFrame)
+        await ws.send_message(connected.text.decode())
         to_client, items = trio.open_memory_channel[bytes | tuple[str, Json]](CHANNEL_ITEMS)
-        self.clients[asked.token] = PlainClient(ws, protocol, to_client)
+        self.clients[credentials.token] = PlainClient(ws, protocol, to_client)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, ws, protocol, items)
@@ -146,7 +156,7 @@ class Swarm:
         while b"\n" not in self._read:
             data = await self._answers.receive_some()
             if not data:
-                sys.exit("The clients' process ended; its last words are above.")
+                sys.exit("The clients' process ended; its last output is above.")
             self._read += data
         line, _, self._read = self._read.partition(b"\n")
         decoded: dict[str, Any] = json.loads(line)
@@ -174,7 +184,7 @@ class Bench:
 
     async def measure(self, case: str, way: str, profile: cProfile.Profile | None = None) -> Result:
         """Bursts of one push to each client. What comes from elsewhere (the store, the caller) is made
-        before each burst and is not counted; nor is the clients' checking after it."""
+        before each burst and is not counted; nor are the clients' checks after it."""
         cpu_s = wall_s = size = 0.0
         gc.collect()  # earlier garbage is not this way's
         for _ in range(self._bursts):
@@ -214,7 +224,7 @@ class Bench:
         return partial(self._plain_own, changes, way == "plain, once")
 
     async def _signal_to_all(self, data: Json) -> None:
-        await self._hub.send(Dispatch("broadcast", None, TO_ALL, encode_json(data)))
+        await self._hub.send(RelayMessage("broadcast", None, TO_ALL, encode_json(data)))
 
     async def _signal_own(self, changes: Sequence[Created]) -> None:
         for start in range(0, len(changes), ANNOUNCED_AT_ONCE):  # in the portions of the pipeline
@@ -231,9 +241,10 @@ class Bench:
 
     def _sealed_beforehand(self, rev: int) -> list[tuple[int, bytes]]:
         payload = frame(BARE, encode_json(message(rev)))
+        connections: list[Any] = [session.transport for session in self._hub.sessions]
         return [
-            (session.wire.socket.fileno(), text_frame(session.protocol.seal(payload)))
-            for session in self._hub.sessions
+            (connection.wire.socket.fileno(), text_frame(connection._protocol.seal(payload)))
+            for connection in connections
         ]
 
     async def _bare(self, frames: Sequence[tuple[int, bytes]]) -> None:
@@ -242,12 +253,13 @@ class Bench:
 
 
 def plain_item(change: Created) -> tuple[str, Json]:
-    return CREATED, created_data(change.notification, change.rev, change.unread)
+    event, data = encode_change(change)
+    return event, json.loads(data)
 
 
 def message(rev: int) -> Json:
     """As large as a notification."""
-    return created_data(created("everybody", rev).notification, rev, rev)
+    return json.loads(encode_change(created("user", rev))[1])
 
 
 def created(user: str, rev: int) -> Created:
@@ -270,7 +282,7 @@ def created(user: str, rev: int) -> Created:
         read_at=None,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
-    return Created(user, rev, rev, rev, notification)
+    return Created(user, rev, rev, rev, str(rev), str(rev - 1) if rev > 1 else "", notification)
 
 
 async def verify(token: str) -> Principal:
@@ -279,56 +291,65 @@ async def verify(token: str) -> Principal:
     return Principal(token, None, now() + timedelta(hours=1))
 
 
+async def static_key() -> X25519PrivateKey:
+    """Of version 2, which these clients do not use."""
+    await trio.lowlevel.checkpoint()
+    return X25519PrivateKey.generate()
+
+
 async def run(options: argparse.Namespace, cores: tuple[int, int] | None) -> None:
     users = [f"user-{number}" for number in range(options.clients)]
-    to_relay, outbound = trio.open_memory_channel[tuple[Dispatch, ...]](ANNOUNCEMENTS_WAITING)
+    to_relay, outbound = trio.open_memory_channel[tuple[RelayMessage, ...]](ANNOUNCEMENTS_WAITING)
     from_relay, inbound = trio.open_memory_channel[RelayEvent](64)
-    database, metrics, relay = MemoryDatabase(now), Metrics(), LocalRelay()
-    rules = RoomRules(database.directory, ())
-    hub = Hub(
+    relay = LocalRelay()
+    registry = Registry.shipped()
+    parts = compose(
         server_id="bench",
-        store=database.inbox,
-        rules=rules,
+        database=MemoryDatabase(now),
         relay=relay,
-        outbound=to_relay,
-        metrics=metrics,
+        to_relay=to_relay,
+        registry=registry,
+        renderer=Renderer(registry, "UTC"),
+        verify=verify,
+        static_key=static_key,
         now=now,
         resume_limit=500,
         sweep_s=3600,  # the revisions announced here are in no store
-    )
-    parts = StreamParts(
-        hub=hub,
-        verify=verify,
-        rules=rules,
-        metrics=metrics,
-        now=now,
-        max_buffer_bytes=BUFFER_BYTES,
-        limits=Limits(0),  # all clients come from one address
+        client_buffer_bytes=BUFFER_BYTES,
+        rate_factor=0,  # all clients come from one address
     )
     plain = PlainServer()
     command = [sys.executable, str(Path(__file__).with_name("swarm.py"))]
     command += ["--core", str(cores[1])] if cores else []
     async with trio.open_nursery() as nursery:
-        await nursery.start(hub.run, inbound)
-        await nursery.start(relay.run, outbound, from_relay)
+        await nursery.start(parts.delivery.run, inbound)
+        await nursery.start(parts.delivery.run_relay, outbound, from_relay)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=1024)
-        await nursery.start(trio.serve_listeners, partial(_serve, parts), listeners)
+        await nursery.start(trio.serve_listeners, partial(_serve, parts.websocket), listeners)
         plain_server = await nursery.start(serve_websocket, plain.handle, "127.0.0.1", 0, None)
         process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         swarm = Swarm(process)
         port = listeners[0].socket.getsockname()[1]
         await swarm.order(connect="signal", port=port, users=users)
         await swarm.order(connect="plain", port=plain_server.port, users=users)
-        settle_memory()
-        bench = Bench(users, options.bursts, hub, plain, swarm)
+        tune_gc()
+        bench = Bench(users, options.bursts, parts.delivery.hub, plain, swarm)
         await rounds(bench, options)
         process.terminate()
         await process.wait()
         nursery.cancel_scope.cancel()
 
 
-async def _serve(parts: StreamParts, stream: trio.SocketStream) -> None:
-    await StreamServer(parts).serve(stream, b"")
+GATE = Gate(Caps.of(1), Metrics(), rate_factor=0)
+
+
+async def _serve(websocket: WebSocketServer, stream: trio.SocketStream) -> None:
+    head = b""
+    while END_OF_HEAD not in head:  # as the listener does
+        if not (data := await stream.receive_some()):
+            return
+        head += data
+    await websocket.serve(stream, head, GATE.beyond("127.0.0.1"))
 
 
 async def rounds(bench: Bench, options: argparse.Namespace) -> None:

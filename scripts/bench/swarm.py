@@ -22,7 +22,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from nx_signal.stream.sealing import KeyPair, Sealer, agree, read_public_key, unb64
+from nx_signal.websocket.sealing import KeyPair, Sealer, agree, read_public_key, unb64
 
 SAMPLED_EVERY = 20
 HANDSHAKES_AT_ONCE = 50
@@ -87,8 +87,8 @@ def connect(port: int, users: list[str]) -> list[Connection]:
             sock.sendall(masked(json.dumps({"event": "authenticate", "data": data}).encode()))
         for sock in sockets:
             frame = read_until(sock, b"}}")
-            said = json.loads(frame[4:])["data"]
-            shared = agree(PAIR, read_public_key(said["serverPublicKey"]), unb64(said["salt"]))
+            connected = json.loads(frame[4:])["data"]
+            shared = agree(PAIR, read_public_key(connected["serverPublicKey"]), unb64(connected["salt"]))
             sock.setblocking(False)
             connections.append(Connection(sock, Sealer(shared), len(connections) % SAMPLED_EVERY == 0))
     return connections

@@ -1,6 +1,6 @@
-"""The backbone on real parts: Kafka in, PostgreSQL rows, Redis between two processes, sealed to clients.
+"""The whole path on real services: Kafka in, PostgreSQL rows, Redis between two processes, sealed to clients.
 
-Two `nx-signal serve` processes share a database, a relay, a consumer group and an issuer. Clients hold
+Two `nx-signal serve` processes share a database, a relay, a consumer group and an issuer. Clients receive
 what CONTRACT §1 promises: their own revisions, each once, in order, whatever happens to a process."""
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ async def test_a_killed_instance_loses_doubles_and_reorders_nothing(
                 await reader.wait_for(len(mine))
                 assert reader.revs == list(range(1, len(mine) + 1)), reader.user
                 assert set(reader.activities) == {f"Order {a[1:]}" for a in mine}
-            letters = psql(database_url, "SELECT convert_from(value, 'UTF8') FROM dead_letter")
-            assert letters == "not json"
+            dead_letters = psql(database_url, "SELECT convert_from(value, 'UTF8') FROM dead_letter")
+            assert dead_letters == "not json"
             nursery.cancel_scope.cancel()
         assert victim.signal(signal.SIGTERM) == 0 and other.signal(signal.SIGTERM) == 0
 
@@ -101,7 +101,7 @@ async def test_a_stop_under_load_exits_0_within_its_budget_and_loses_nothing(
 
 
 @pytest.mark.parametrize("away", ["postgres", "redis", "kafka"])
-async def test_a_part_that_is_away_at_start_is_waited_for(
+async def test_a_part_that_is_unavailable_at_start_is_waited_for(
     tmp_path: Path, own_postgres: Any, own_redis: Any, own_kafka: Any, away: str
 ) -> None:
     part = {"postgres": own_postgres, "redis": own_redis, "kafka": own_kafka}[away]

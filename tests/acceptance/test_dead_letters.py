@@ -1,4 +1,4 @@
-"""What an operator sees of a running server: why somebody was told or not, and what could not be handled."""
+"""What an operator sees of a running server: why a user was notified or not, and the dead letters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services import free_port
 class Operated(Server):
     """A server, and its operator over REST."""
 
-    def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
+    def call(self, method: str, path: str, body: Any = None) -> httpx.Response:
         if "op" not in self.tokens:
             self.tokens["op"] = self.token("op", "--role", "signal-operator")
         return httpx.request(
@@ -31,16 +31,16 @@ class Operated(Server):
         )
 
     def explained(self, event_id: str, user: str, delivery: str) -> Any:
-        """Once it says so: what was accepted becomes rows, and is told, a moment later."""
+        """The explanation, once it has this delivery: rows are written and pushed a moment after a 202."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            answer = self.ask("GET", f"/activities/{event_id}/explain?recipientId={user}")
+            answer = self.call("GET", f"/activities/{event_id}/explain?recipientId={user}")
             body = answer.json()
-            told = [each["delivery"] for each in body.get("deliveries", ())]
-            if body.get("trace") and told == [delivery]:
+            deliveries = [each["delivery"] for each in body.get("deliveries", ())]
+            if body.get("trace") and deliveries == [delivery]:
                 return body
             assert time.monotonic() < deadline, answer.text
-            time.sleep(0.02)  # between two questions to another process
+            time.sleep(0.02)  # between two requests to another process
 
 
 @pytest.fixture
@@ -51,34 +51,34 @@ def server(tmp_path: Path) -> Iterator[Operated]:
     assert server.end() == 0
 
 
-def test_an_operator_learns_who_was_told_and_who_was_not(server: Operated) -> None:
-    preview = server.ask("POST", "/activities/preview", payment("e1", "an", "bo")).json()
+def test_an_operator_sees_which_recipients_were_notified_and_which_were_not(server: Operated) -> None:
+    preview = server.call("POST", "/activities/preview", payment("e1", "an", "bo")).json()
     assert [each["recipientId"] for each in preview["recipients"]] == ["an", "bo"]
     with listening(server, "an") as listener:
         listener.connected()
         server.publish(payment("e1", "an", "bo"))
-        told = server.explained("e1", "an", "delivered")
-        (session,) = told["deliveries"][0]["sessions"]
-        assert session["rev"] == told["deliveries"][0]["row"]["rev"] == 1
-        assert told["trace"]["outcome"] == "stored" and told["rows"] == 2
+        shown = server.explained("e1", "an", "delivered")
+        (session,) = shown["deliveries"][0]["sessions"]
+        assert session["rev"] == shown["deliveries"][0]["row"]["rev"] == 1
+        assert shown["trace"]["outcome"] == "stored" and shown["rows"] == 2
         server.explained("e1", "bo", "not_connected")
         server.explained("e1", "che", "no_row")
-    assert server.ask("GET", "/activities/e2/explain").status_code == 404
+    assert server.call("GET", "/activities/e2/explain").status_code == 404
 
 
-def test_a_letter_is_found_replayed_and_discarded(server: Operated) -> None:
+def test_a_dead_letter_is_found_replayed_and_discarded(server: Operated) -> None:
     server.publish(payment("poison", "an", data={"payment": {"amount": "a lot"}}), payment("good", "an"))
-    server.settled("an", 1)
+    server.wait_total("an", 1)
     explained = server.explained("poison", "an", "no_row")
     assert explained["trace"]["outcome"] == "dead_letter"
-    (letter,) = server.ask("GET", "/dead-letters").json()["data"]
-    assert letter["error"] == explained["trace"]["reason"]
-    assert json.loads(letter["value"]["text"])["eventId"] == "poison"
-    again = server.ask("POST", f"/dead-letters/{letter['id']}/replay")
-    assert (again.status_code, again.json()["detail"]) == (422, letter["error"])
-    arguments = (letter["id"], "--data-dir", server.data_dir)
+    (dead_letter,) = server.call("GET", "/dead-letters").json()["data"]
+    assert dead_letter["error"] == explained["trace"]["reason"]
+    assert json.loads(dead_letter["value"]["text"])["eventId"] == "poison"
+    again = server.call("POST", f"/dead-letters/{dead_letter['id']}/replay")
+    assert (again.status_code, again.json()["detail"]) == (422, dead_letter["error"])
+    arguments = (dead_letter["id"], "--data-dir", server.data_dir)
     failed = run("dead-letters", "replay", *arguments)
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert letter["error"] in failed.stderr
+    assert dead_letter["error"] in failed.stderr
     assert run("dead-letters", "discard", *arguments).returncode == 0
-    assert server.ask("GET", "/dead-letters").json()["data"] == []
+    assert server.call("GET", "/dead-letters").json()["data"] == []

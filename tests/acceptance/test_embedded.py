@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import httpx
 import pytest
 import trio
 
-from serving import COMMAND, PATIENCE_S, ROSTER, USERS, Instance, Reader, activity
+from serving import PATIENCE_S, ROSTER, USERS, Instance, Reader, activity, command
 
 CRASHES = 6
 BASE = "/v1/api/signal"
@@ -29,20 +30,12 @@ class Embedded:
         self.data_dir = data_dir
         environment = {name: value for name, value in os.environ.items() if not name.startswith("APP_ENV_")}
         environment |= {"APP_ENV_DATA_DIR": str(data_dir), "APP_ENV_LOG_LEVEL": "warning"}
+        environment |= {"APP_ENV_LAME_DUCK_S": "0"}
         self.environment = environment
         self.instance = Instance(environment)
 
     def run(self, *arguments: str, input: str = "") -> str:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            env=self.environment,
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return command(self.environment, *arguments, input=input)
 
     def rows(self) -> list[tuple[str, str]]:
         with sqlite3.connect(self.data_dir / "signal.db") as connection:
@@ -60,7 +53,7 @@ class Embedded:
 
 
 @pytest.fixture
-def embedded(tmp_path: Path):
+def embedded(tmp_path: Path) -> Iterator[Embedded]:
     embedded = Embedded(tmp_path / "data")
     embedded.run("members", "load", "-", input=json.dumps(ROSTER))
     yield embedded
@@ -71,13 +64,15 @@ async def test_what_was_answered_202_has_its_rows_once_after_kills_at_any_point(
     rng = random.Random(7)
     accepted: set[str] = set()
     offered: dict[str, set[str]] = {}
+    instance = embedded.instance
+    instance.start()
+    await trio.to_thread.run_sync(instance.wait_ready)
     token = embedded.run("token", "--user", "op", "--permission", "Activity.publish")
     headers = {"Authorization": f"Bearer {token}"}
-    instance = embedded.instance
     enough, goal = trio.Event(), 0
 
     async def post(client: httpx.Client, numbers: list[int]) -> bool:
-        """Whether the server lives."""
+        """Whether the server answered."""
         messages = []
         for n in numbers:
             message, users = activity(n)
@@ -87,7 +82,7 @@ async def test_what_was_answered_202_has_its_rows_once_after_kills_at_any_point(
             send = partial(client.post, f"{instance.url}{BASE}/activities", json=messages, headers=headers)
             answer = await trio.to_thread.run_sync(send)
         except httpx.TransportError:
-            return False  # killed: accepted or not, nobody was told
+            return False  # killed: accepted or not, the caller got no answer
         if answer.status_code == 202:
             accepted.update(item["eventId"] for item in answer.json()["accepted"])
             if len(accepted) >= goal:
@@ -100,8 +95,6 @@ async def test_what_was_answered_202_has_its_rows_once_after_kills_at_any_point(
                 if not await post(client, list(range(start, start + rng.choice([1, 4])))):
                     return
 
-    instance.start()
-    await trio.to_thread.run_sync(instance.wait_ready)
     for round in range(CRASHES):
         enough, goal = trio.Event(), len(accepted) + rng.randint(1, 60)
         async with trio.open_nursery() as nursery:
@@ -109,7 +102,7 @@ async def test_what_was_answered_202_has_its_rows_once_after_kills_at_any_point(
                 nursery.start_soon(poster, round * 10_000 + lane * 1_000)
             with trio.fail_after(PATIENCE_S):
                 await enough.wait()
-            await trio.sleep(rng.uniform(0, 0.02))  # a kill at any point of what is in hand
+            await trio.sleep(rng.uniform(0, 0.02))  # a kill at any point of the processing
             instance.signal(signal.SIGKILL)
         instance.start()
         await trio.to_thread.run_sync(instance.wait_ready)
@@ -150,7 +143,8 @@ async def test_clients_of_the_embedded_default_get_their_log_through_a_kill(embe
 
 
 def test_the_data_directory_is_made_and_its_key_is_the_owner_s_alone(embedded: Embedded) -> None:
-    embedded.run("token", "--user", "u1")
+    embedded.instance.start()
+    embedded.instance.wait_ready()
     key = embedded.data_dir / "issuer-key.pem"
     assert key.stat().st_mode & 0o777 == 0o600
     assert embedded.data_dir.stat().st_mode & 0o077 == 0
@@ -162,6 +156,7 @@ def test_a_second_process_on_the_same_port_ends_with_a_sentence_and_status_2(emb
     instance.wait_ready()
     again = subprocess.run(
         [sys.executable, "-m", "nx_signal", "serve", "--port", str(instance.port)],
+        check=False,
         env=embedded.environment,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Operators see and steer connections on two real processes, whichever they ask."""
+"""Operators list, message and close connections on two processes, whichever of them they call."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ async def test_operators_reach_the_clients_of_every_instance(
             with pytest.raises(StreamClosed) as closed:
                 await far.receive()
             assert (closed.value.code, closed.value.reason) == (4006, "Disconnected by operator")
-            nobody = {"Authorization": f"Bearer {deployment.token('ann')}"}
+            without_permission = {"Authorization": f"Bearer {deployment.token('ann')}"}
             for path in ("/broadcast", f"/{near.client_id}/send", f"/{near.client_id}/disconnect"):
-                assert (await rest.post(path, json={"topic": "t"}, headers=nobody)).status_code == 403
+                assert (
+                    await rest.post(path, json={"topic": "t"}, headers=without_permission)
+                ).status_code == 403

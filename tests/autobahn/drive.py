@@ -19,7 +19,7 @@ async def main(url: str, excluded: list[str]) -> None:
     except FailureError as failure:
         results = failure.results
     for each in results:
-        said = {
+        result = {
             "case": each.case_id,
             "behavior": each.behavior.value,
             "close": each.behavior_close.value,
@@ -27,7 +27,7 @@ async def main(url: str, excluded: list[str]) -> None:
                 :2000
             ],
         }
-        print(json.dumps(said))
+        print(json.dumps(result))
 
 
 asyncio.run(main(sys.argv[1], sys.argv[2:]))

@@ -7,14 +7,21 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeAlias
+from unittest.mock import ANY
 from uuid import uuid4
 
 from nx_signal.model import Change, Created, DeadLetter, Draft, Notification, Position
-from nx_signal.ports import Database, InboxStore
+from nx_signal.store import Database, InboxStore
 
 _serial = count(1)
 
 OpenDatabase: TypeAlias = Callable[[], AbstractAsyncContextManager[Database]]
+Sql: TypeAlias = Callable[[str], None]
+"""Runs a statement past the store, as no call of it does."""
+
+
+SOME: Any = ANY
+"""A `history`: whichever it is."""
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""What every journal must hold to (ports.Journal), and what the one on disk adds: it survives."""
+"""The contract of every journal (ports.Journal), and the durability of the one on disk."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import trio
 
-from nx_signal.adapters.memory.source import MemorySource
+from memory_source import MemorySource
 from nx_signal.adapters.sqlite import journal as journal_module
 from nx_signal.adapters.sqlite.journal import SqliteJournal
 from nx_signal.errors import Fatal, SettingsError, SourceUnavailable, StoreRejected, StoreUnavailable
-from nx_signal.model import Record
-from nx_signal.ports import Batch, Journal, Source
+from nx_signal.ports import Batch, Journal
+from source_kit import running, take
 
 PATIENCE_S = 30.0
 
@@ -34,31 +32,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def journal(request: pytest.FixtureRequest, path: Path) -> Iterator[Journal]:
-    yield MemorySource() if request.param == "memory" else SqliteJournal(path, now)
+def journal(request: pytest.FixtureRequest, path: Path) -> Journal:
+    return MemorySource() if request.param == "memory" else SqliteJournal(path, now)
 
 
-@asynccontextmanager
-async def running(source: Source) -> AsyncIterator[trio.MemoryReceiveChannel[Batch]]:
-    send, receive = trio.open_memory_channel[Batch](0)
-    with trio.fail_after(PATIENCE_S):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(source.run, send)
-            yield receive
-            nursery.cancel_scope.cancel()
-
-
-async def take(batches: trio.MemoryReceiveChannel[Batch], count: int) -> list[Record]:
-    records: list[Record] = []
-    while len(records) < count:
-        batch = await batches.receive()
-        records.extend(batch.records)
-        batch.ack()
-    return records
-
-
-async def test_an_appended_message_comes_with_its_event_id(journal: Journal) -> None:
-    async with running(journal) as batches:
+async def test_an_appended_message_is_delivered_with_its_event_id(journal: Journal) -> None:
+    async with running(journal, 0) as batches:
         await journal.append([("event é", b"\x00 any bytes"), ("2", b"")])
         first, second = await take(batches, 2)
     assert (first.key, first.headers["ce_id"], first.value) == (
@@ -69,28 +48,28 @@ async def test_an_appended_message_comes_with_its_event_id(journal: Journal) -> 
     assert (second.key, second.value) == ("2", b"")
 
 
-async def test_messages_come_in_the_order_of_the_appends(journal: Journal) -> None:
-    async with running(journal) as batches:
+async def test_messages_are_delivered_in_the_order_of_the_appends(journal: Journal) -> None:
+    async with running(journal, 0) as batches:
         for start in range(0, 1_200, 300):
             await journal.append([(str(number), b"") for number in range(start, start + 300)])
         records = await take(batches, 1_200)
     assert [record.key for record in records] == [str(number) for number in range(1_200)]
 
 
-async def test_what_is_appended_while_nobody_reads_waits(journal: Journal) -> None:
+async def test_messages_appended_without_a_consumer_are_kept(journal: Journal) -> None:
     await journal.append([("1", b"")])
-    async with running(journal) as batches:
+    async with running(journal, 0) as batches:
         assert (await take(batches, 1))[0].key == "1"
 
 
 # --- on disk -------------------------------------------------------------------------------------
 
 
-async def test_appends_that_come_together_share_a_transaction(path: Path) -> None:
+async def test_concurrent_appends_share_a_transaction(path: Path) -> None:
     journal = SqliteJournal(path, now)
     transactions = 0
 
-    async with running(journal) as batches:
+    async with running(journal, 0) as batches:
         await journal.append([("first", b"")])
         assert journal._writer is not None
 
@@ -102,12 +81,12 @@ async def test_appends_that_come_together_share_a_transaction(path: Path) -> Non
         async with trio.open_nursery() as nursery:
             for number in range(100):
                 nursery.start_soon(journal.append, [(str(number), b"")])
-        assert transactions <= 2  # whoever came while the first was written
+        assert transactions <= 2  # the appends that came while the first was written
         assert len({record.key for record in await take(batches, 101)}) == 101
 
 
 async def test_an_append_is_on_the_disk_when_it_returns(path: Path) -> None:
-    """A crash of the machine cannot be had in a test; what SQLite needs to survive one can be seen."""
+    """A test cannot crash the machine; it checks the settings with which SQLite survives a crash."""
     journal = SqliteJournal(path, now)
     async with running(journal):
         await journal.append([("1", b"")])
@@ -116,10 +95,10 @@ async def test_an_append_is_on_the_disk_when_it_returns(path: Path) -> None:
         assert journal._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-async def test_a_cancelled_append_is_whole_or_not_there(path: Path) -> None:
+async def test_a_cancelled_append_is_stored_whole_or_not_at_all(path: Path) -> None:
     journal = SqliteJournal(path, now)
     kept = set()
-    async with running(journal) as batches:
+    async with running(journal, 0) as batches:
 
         async def append(number: int) -> None:
             with trio.move_on_after(0.0005 * (number % 7)):
@@ -140,14 +119,14 @@ async def test_a_cancelled_append_is_whole_or_not_there(path: Path) -> None:
     assert len(keys) == len(set(keys))
 
 
-async def test_an_acked_entry_is_gone_and_its_offset_is_never_given_again(path: Path) -> None:
+async def test_an_acked_entry_is_removed_and_its_offset_is_never_reused(path: Path) -> None:
     journal = SqliteJournal(path, now)
-    async with running(journal) as batches:
+    async with running(journal, 0) as batches:
         await journal.append([("1", b""), ("2", b"")])
         before = await take(batches, 2)
     assert entries(path) == []
     journal = SqliteJournal(path, now)
-    async with running(journal) as batches:
+    async with running(journal, 0) as batches:
         await journal.append([("3", b"")])
         (after,) = await take(batches, 1)
     assert after.position.offset > before[-1].position.offset
@@ -162,20 +141,20 @@ def entries(path: Path) -> list[str]:
         connection.close()
 
 
-async def test_only_one_at_a_time_consumes_and_another_takes_over(
+async def test_one_consumer_runs_at_a_time_and_another_takes_over(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "LOCK_RETRY_S", 0.01)
     ours, theirs = SqliteJournal(path, now), SqliteJournal(path, now)
-    async with running(ours) as first:
-        async with running(theirs) as second:  # started, though it has nothing to read
+    async with running(ours, 0) as first:
+        async with running(theirs, 0) as second:  # started, although it has nothing to read
             await theirs.append([(str(number), b"") for number in range(10)])
             assert len(await take(first, 10)) == 10
             with pytest.raises(trio.WouldBlock):
                 second.receive_nowait()
         await theirs.append([("10", b"")])
         assert (await first.receive()).records[0].key == "10"  # not acked
-    async with running(theirs) as second:
+    async with running(theirs, 0) as second:
         assert (await take(second, 1))[0].key == "10"
 
 
@@ -192,14 +171,14 @@ async def test_a_waiting_consumer_takes_over_by_itself(path: Path, monkeypatch: 
         nursery.cancel_scope.cancel()
 
 
-async def test_a_large_backlog_comes_in_batches_of_bounded_size(
+async def test_a_large_backlog_is_delivered_in_batches_of_bounded_size(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "MAX_BATCH_BYTES", 1_000)
     journal = SqliteJournal(path, now)
     await journal.append([(str(number), bytes(400)) for number in range(9)] + [("large", bytes(5_000))])
-    async with running(journal) as batches:
-        sizes = []
+    async with running(journal, 0) as batches:
+        sizes: list[int] = []
         while sum(sizes) < 10:
             sizes.append(len((await batches.receive()).records))
     assert sizes == [2, 2, 2, 2, 1, 1]
@@ -242,23 +221,23 @@ async def test_nothing_appended_is_lost_when_the_process_is_killed(
         )
         assert child.stdout is not None
         with child, child.stdout as lines:
-            said = [lines.readline() for _ in range(appends)]
+            printed = [lines.readline() for _ in range(appends)]
             child.kill()
-            said += lines.readlines()
-        return {line.strip() for line in said if line.endswith("\n")}
+            printed += lines.readlines()
+        return {line.strip() for line in printed if line.endswith("\n")}
 
-    promised = await trio.to_thread.run_sync(append_and_be_killed)
-    assert len(promised) >= appends
+    confirmed = await trio.to_thread.run_sync(append_and_be_killed)
+    assert len(confirmed) >= appends
     async with running(SqliteJournal(path, now)) as batches:
         found: set[str | None] = set()
-        while not promised <= found:
+        while not confirmed <= found:
             found.update(record.key for record in await take(batches, 1))
 
 
 # --- what can go wrong ---------------------------------------------------------------------------
 
 
-async def test_a_full_disk_refuses_the_append_and_keeps_what_there_is(
+async def test_an_append_on_a_full_disk_fails_and_the_earlier_entries_are_kept(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "MAX_FILE_BYTES", 10 * journal_module.PAGE_BYTES)
@@ -266,13 +245,13 @@ async def test_a_full_disk_refuses_the_append_and_keeps_what_there_is(
     await journal.append([("small", b"")])
     with pytest.raises(StoreUnavailable, match=r"journal\.db cannot be written.*full"):
         await journal.append([("part of the same call", b""), ("large", bytes(100_000))])
-    async with running(journal) as batches:
+    async with running(journal, 0) as batches:
         assert [record.key for record in await take(batches, 1)] == ["small"]
         await journal.append([("small again", b"")])
         assert [record.key for record in await take(batches, 1)] == ["small again"]
 
 
-async def test_a_locked_file_is_unavailable_and_then_is_not(
+async def test_a_locked_file_is_unavailable_until_it_is_unlocked(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "BUSY_S", 0.01)
@@ -284,12 +263,12 @@ async def test_a_locked_file_is_unavailable_and_then_is_not(
         with pytest.raises(StoreUnavailable, match="locked"):
             await journal.append([("2", b"")])
         with raises_within(SourceUnavailable, "locked"):
-            async with running(journal) as batches:
+            async with running(journal, 0) as batches:
                 (await batches.receive()).ack()
                 await trio.sleep_forever()
     finally:
         other.close()
-    async with running(journal) as batches:
+    async with running(journal, 0) as batches:
         await journal.append([("2", b"")])
         assert [record.key for record in await take(batches, 2)] == ["1", "2"]
 
@@ -301,7 +280,7 @@ def raises_within(error: type[Exception], match: str) -> pytest.RaisesGroup[Exce
 
 async def test_a_damaged_file_stops_the_process_with_a_sentence(path: Path) -> None:
     await trio.Path(path.parent).mkdir()
-    await trio.Path(path).write_bytes(b"this is no database, " * 1_000)
+    await trio.Path(path).write_bytes(b"this is not a database, " * 1_000)
     journal = SqliteJournal(path, now)
     with pytest.raises(StoreUnavailable):
         await journal.append([("1", b"")])
@@ -310,7 +289,7 @@ async def test_a_damaged_file_stops_the_process_with_a_sentence(path: Path) -> N
             pass
 
 
-async def test_a_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
+async def test_a_directory_that_cannot_be_created_is_a_settings_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     journal = SqliteJournal(tmp_path / "file" / "journal.db", now)
     with raises_within(SettingsError, "APP_ENV_DATA_DIR"):
@@ -320,7 +299,7 @@ async def test_a_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path
         await journal.append([("1", b"")])
 
 
-async def test_an_id_that_is_no_text_is_rejected_alone(path: Path) -> None:
+async def test_an_id_that_is_not_valid_text_is_rejected_alone(path: Path) -> None:
     journal = SqliteJournal(path, now)
     with pytest.raises(StoreRejected):
         await journal.append([("\ud800", b"")])
@@ -328,11 +307,11 @@ async def test_an_id_that_is_no_text_is_rejected_alone(path: Path) -> None:
     assert entries(path) == ["1"]
 
 
-async def test_it_holds_no_file_open_when_nobody_uses_it(path: Path) -> None:
+async def test_no_file_is_held_open_while_the_journal_is_unused(path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     journal = SqliteJournal(path, now)
     await journal.append([("1", b"")])
-    async with running(journal) as batches:
+    async with running(journal, 0) as batches:
         await journal.append([("2", b"")])
         await take(batches, 2)
     await journal.append([("3", b"")])

@@ -1,4 +1,4 @@
-"""What every source of activities must hold to (ports.Source), whatever carries them."""
+"""The contract of every source of activities (ports.Source), whatever carries them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 import trio
 import trio.testing
 
-from nx_signal.adapters.kafka import KafkaSource
-from nx_signal.adapters.kafka_producer import open_producer
-from nx_signal.adapters.memory.source import MemoryTopic
+from memory_source import MemoryPositions, MemoryTopic
+from nx_signal.adapters.kafka.producer import open_producer
+from nx_signal.adapters.kafka.source import KafkaSource
 from nx_signal.adapters.sqlite.journal import SqliteJournal
 from nx_signal.model import Record
 from nx_signal.ports import Batch, Source
 
-SESSION_MS = 2_000  # a machine that stalls for longer would make a member seem dead
+SESSION_MS = 2_000  # a machine that stalls for longer would expire the member
 PATIENCE_S = 30.0  # a loaded machine; nothing below waits for it when all is well
 
 
@@ -60,15 +60,16 @@ async def journal_place(path: Path) -> AsyncIterator[Place]:
 @asynccontextmanager
 async def kafka_place(servers: str, topic: str, slow_start: bool) -> AsyncIterator[Place]:
     group = f"group-{uuid.uuid4().hex[:12]}"
+    positions = MemoryPositions()
 
     def source() -> KafkaSource:
-        return KafkaSource(servers, topic, group, "tests", "latest", SESSION_MS)
+        return KafkaSource(servers, topic, group, "tests", "latest", SESSION_MS, positions)
 
     async with open_producer(servers, topic) as produce:
         yield Place("kafka", 2, source, produce, SESSION_MS / 1000, slow_start)
 
 
-@pytest.fixture(params=["memory", "journal", "tansu", "apache"])
+@pytest.fixture(params=["memory", "journal", "tansu", pytest.param("apache", marks=pytest.mark.full)])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AbstractAsyncContextManager[Place]]:
     match request.param:
         case "memory":
@@ -83,7 +84,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AbstractA
 
 @asynccontextmanager
 async def running(source: Source, room: float = 100) -> AsyncIterator[trio.MemoryReceiveChannel[Batch]]:
-    """The source at work, into a channel with this much room; stopped by a cancellation."""
+    """The running source, into a channel with this much room; stopped by a cancellation."""
     send, receive = trio.open_memory_channel[Batch](room)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
@@ -111,7 +112,7 @@ def values(records: Sequence[Record]) -> list[int]:
     return [int(record.value) for record in records]
 
 
-async def test_records_of_a_partition_come_in_order(opened: AbstractAsyncContextManager[Place]) -> None:
+async def test_records_of_a_partition_arrive_in_order(opened: AbstractAsyncContextManager[Place]) -> None:
     async with opened as place, running(place.source()) as batches:
         await place.publish(numbered(0, 700))
         await place.publish(numbered(700, 1_200))
@@ -134,7 +135,7 @@ async def test_a_batch_holds_one_partition(opened: AbstractAsyncContextManager[P
     assert len(got) == place.partitions
 
 
-async def test_what_is_published_once_it_reads_is_delivered(
+async def test_what_is_published_after_the_start_is_delivered(
     opened: AbstractAsyncContextManager[Place],
 ) -> None:
     async with opened as place, running(place.source()) as batches:
@@ -142,7 +143,7 @@ async def test_what_is_published_once_it_reads_is_delivered(
         assert len(await take(batches, 10)) == 10
 
 
-async def test_what_was_acked_does_not_come_again(opened: AbstractAsyncContextManager[Place]) -> None:
+async def test_acked_records_are_not_delivered_again(opened: AbstractAsyncContextManager[Place]) -> None:
     async with opened as place:
         async with running(place.source()) as batches:
             await place.publish(numbered(0, 5))
@@ -152,7 +153,9 @@ async def test_what_was_acked_does_not_come_again(opened: AbstractAsyncContextMa
             assert values(await take(batches, 1)) == [5]
 
 
-async def test_what_was_not_acked_comes_again(opened: AbstractAsyncContextManager[Place]) -> None:
+async def test_records_that_were_not_acked_are_delivered_again(
+    opened: AbstractAsyncContextManager[Place],
+) -> None:
     async with opened as place:
         async with running(place.source()) as batches:
             await place.publish(numbered(0, 3))
@@ -207,7 +210,7 @@ async def test_an_ack_after_the_source_stopped_is_harmless(
             assert values(await take(batches, 1)) == [0]
 
 
-async def test_while_the_channel_is_full_it_waits_and_remains_a_member(
+async def test_while_the_channel_is_full_the_source_waits_and_remains_a_member(
     opened: AbstractAsyncContextManager[Place],
 ) -> None:
     async with opened as place, running(place.source(), room=0) as batches:
@@ -247,7 +250,7 @@ async def collect(channels: Sequence[trio.MemoryReceiveChannel[Batch]], expected
             nursery.start_soon(receive, channel, nursery.cancel_scope)
 
 
-async def test_an_ack_after_the_partition_was_taken_away_is_harmless(
+async def test_an_ack_after_the_partition_was_revoked_is_harmless(
     opened: AbstractAsyncContextManager[Place],
 ) -> None:
     async with opened as place, running(place.source()) as left:
@@ -286,7 +289,7 @@ def open_now() -> tuple[int, int]:
     return trio.lowlevel.current_statistics().tasks_living, len(os.listdir("/proc/self/fd"))
 
 
-async def test_it_can_be_cancelled_while_it_starts(opened: AbstractAsyncContextManager[Place]) -> None:
+async def test_a_source_can_be_cancelled_while_it_starts(opened: AbstractAsyncContextManager[Place]) -> None:
     async with opened as place:
         send, _receive = trio.open_memory_channel[Batch](0)
         for pause_s in (0, 0.001, 0.005, 0.02, 0.05, 0.1):

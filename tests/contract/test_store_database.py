@@ -1,25 +1,28 @@
-"""ports.Database on every store."""
+"""store.Database on every database."""
 
 from __future__ import annotations
 
+from unittest.mock import ANY
+
 import trio
-from store_suite import OpenDatabase, a_draft, row_of, unique
 
-from nx_signal.model import Head
-from nx_signal.ports import Database
+from contract.store_suite import OpenDatabase, a_draft, row_of, unique
+from nx_signal.adapters.sqlite.memory import MemoryDatabase
+from nx_signal.model import InboxSummary
+from nx_signal.store import Database
 
 
-async def test_migrating_again_takes_no_step(database: Database):
+async def test_migrating_again_takes_no_step(database: Database) -> None:
     assert list(await database.migrate()) == []
     await database.check()
 
 
-async def test_what_one_opening_wrote_the_next_one_reads(open_database: OpenDatabase):
+async def test_what_one_opening_wrote_the_next_one_reads(open_database: OpenDatabase) -> None:
     user = unique("user")
     async with open_database() as database:
         await database.migrate()
         (change,) = await database.inbox.insert([a_draft(user)])
-        if type(database).__name__ == "MemoryDatabase":
+        if isinstance(database, MemoryDatabase):
             return  # keeps nothing, and says so
     async with open_database() as database:
         await database.check()
@@ -29,12 +32,12 @@ async def test_what_one_opening_wrote_the_next_one_reads(open_database: OpenData
         assert row_of(next_one).id > row_of(change).id
 
 
-async def test_two_instances_share_one_truth_and_no_id(open_database: OpenDatabase):
-    user, ids = unique("user"), []
-
+async def test_two_instances_share_one_truth_and_no_id(open_database: OpenDatabase) -> None:
+    user = unique("user")
+    ids: list[int] = []
     async with open_database() as one, open_database() as two:
-        if type(one).__name__ == "MemoryDatabase":
-            two = one  # is itself what several instances share
+        if isinstance(one, MemoryDatabase):
+            two = one  # noqa: PLW2901 - is itself what several instances share
         await one.migrate()
         await two.check()
 
@@ -48,10 +51,10 @@ async def test_two_instances_share_one_truth_and_no_id(open_database: OpenDataba
                 nursery.start_soon(write, database)
         assert len(set(ids)) == 400
         for database in (one, two):
-            assert (await database.inbox.heads([user]))[user] == Head(user, 400, 400, 400)
+            assert (await database.inbox.summaries([user]))[user] == InboxSummary(user, 400, 400, 400, ANY)
 
 
-async def test_two_instances_may_migrate_at_once(open_database: OpenDatabase):
+async def test_two_instances_may_migrate_at_once(open_database: OpenDatabase) -> None:
     async with open_database() as one, open_database() as two:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one.migrate)
@@ -60,16 +63,16 @@ async def test_two_instances_may_migrate_at_once(open_database: OpenDatabase):
         await two.check()
 
 
-async def test_a_call_cancelled_before_it_began_does_nothing(database: Database):
+async def test_a_call_cancelled_before_it_began_does_nothing(database: Database) -> None:
     user = unique("user")
     with trio.CancelScope() as scope:
         scope.cancel()
         await database.inbox.insert([a_draft(user)])
     assert scope.cancelled_caught
-    assert (await database.inbox.heads([user]))[user].rev == 0
+    assert (await database.inbox.summaries([user]))[user].rev == 0
 
 
-async def test_nothing_is_opened_by_entering(open_database: OpenDatabase):
+async def test_nothing_is_opened_by_entering(open_database: OpenDatabase) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         async with open_database():

@@ -10,12 +10,20 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_suite import Clock, OpenDatabase, a_draft, row_of, unique
 
-from nx_signal.adapters import _read_all
-from nx_signal.adapters.snowflake import timestamp_of
-from nx_signal.model import Backlog, Change, Created, Deleted, Head, InboxFilter, Notification, Read
-from nx_signal.ports import Database
+from contract.store_suite import Clock, OpenDatabase, a_draft, row_of, unique
+from nx_signal.model import (
+    Change,
+    ChangesSince,
+    Created,
+    Deleted,
+    InboxFilter,
+    InboxSummary,
+    Notification,
+    Read,
+)
+from nx_signal.store import Database, read_all
+from nx_signal.store.snowflake import timestamp_of
 
 TYPES = ("A", "B")
 SUBJECTS = ("s", "t", None)
@@ -56,18 +64,27 @@ class Model:
     kept_after: int = 0
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
     log: list[tuple[Any, ...]] = field(default_factory=list)
+    history: str = ""
 
     def live(self, **equal: Any) -> list[dict[str, Any]]:
         rows = [row for row in self.rows.values() if not row["deleted"]]
         return [row for row in rows if all(row[k] == v for k, v in equal.items() if v is not None)]
 
-    def head(self) -> Head:
-        return Head(self.user, len(self.log), len(self.live()), len(self.live(is_read=False)))
+    def head(self) -> InboxSummary:
+        live, unread = self.live(), self.live(is_read=False)
+        return InboxSummary(self.user, len(self.log), len(live), len(unread), self.history)
 
     def write(self, kind: type[Change], detail: Any) -> None:
         self.log.append(())  # so that the head is of this revision
         head = self.head()
         self.log[-1] = (kind, head.rev, head.unread, head.total, detail)
+
+    def confirm(self, change: Change | None) -> None:
+        """It is the one that was written last, and follows the one before."""
+        assert change is not None
+        assert told(change) == self.log[-1]
+        assert change.after == self.history != change.history
+        self.history = change.history
 
 
 def told(change: Change) -> tuple[Any, ...]:
@@ -80,6 +97,7 @@ def told(change: Change) -> tuple[Any, ...]:
     elif isinstance(change, Deleted):
         detail = change.ids
     else:
+        assert isinstance(change, Read)
         detail = (change.ids, change.up_to_rev, change.type, change.subject, change.read_at, change.origin)
     return (type(change), change.rev, change.unread, change.total, detail)
 
@@ -116,7 +134,7 @@ class Run:
                 "deleted": False,
             }
             model.write(Created, row.id)
-            assert told(change) == model.log[-1]
+            model.confirm(change)
         assert changes == []
 
     async def mark_read(self, who: int, n: int) -> None:
@@ -134,8 +152,7 @@ class Run:
             now = self.clock()
             row.update(is_read=True, read_at=now, changed_rev=len(model.log) + 1)
             model.write(Read, ((id,), None, None, None, now, "origin"))
-            assert result[1] is not None
-            assert told(result[1]) == model.log[-1]
+            model.confirm(result[1])
         assert agrees(result[0], row)
 
     async def delete(self, who: int, n: int) -> None:
@@ -148,8 +165,7 @@ class Run:
             return
         row["deleted"] = True
         model.write(Deleted, (id,))
-        assert change is not None
-        assert told(change) == model.log[-1]
+        model.confirm(change)
 
     async def mark_all_read(self, who: int, up_to: int | None, type: str | None, subject: str | None) -> None:
         model = self.models[who]
@@ -160,20 +176,19 @@ class Run:
             row.update(is_read=True, read_at=self.clock(), changed_rev=len(model.log) + 1)
         if unread:
             model.write(Read, (None, bound, type, subject, self.clock(), None))
-            assert change is not None
-            assert told(change) == model.log[-1]
+            model.confirm(change)
         else:
             assert change is None
         assert (updated, head, time) == (len(unread), model.head(), self.clock())
 
     async def settle(self, limit: int) -> None:
         """A portion of what read-alls left to be written; nobody sees a difference."""
-        await self.database.upkeep.settle(limit)
+        await self.database.maintenance.apply_read_all(limit)
 
     async def expire(self, age_ms: int, limit: int) -> None:
         before = self.clock() - timedelta(milliseconds=age_ms)
         old = [(id, model) for model in self.models for id in model.rows if timestamp_of(id) < before]
-        many, change = await self.database.upkeep.expire(before, limit)
+        many, change = await self.database.maintenance.expire(before, limit)
         if not old:
             assert (many, change) == (0, None)
             return
@@ -184,8 +199,7 @@ class Run:
             self.activities.remove(model.rows.pop(id)["activity"])
         if live:
             model.write(Deleted, tuple(live))
-            assert change is not None
-            assert told(change) == model.log[-1]
+            model.confirm(change)
         else:
             assert change is None
         assert many == len(gone)
@@ -193,15 +207,15 @@ class Run:
 
     async def look(self) -> None:
         """Every way of reading agrees with the model."""
-        audit = await self.database.upkeep.audit("", 1_000_000, 1_000_000)
+        audit = await self.database.maintenance.audit("", 1_000_000, 1_000_000)
         assert [drift for drift in audit.drifts if drift.recipient_id in self.users] == []
-        heads = await self.inbox.heads([model.user for model in self.models])
+        heads = await self.inbox.summaries([model.user for model in self.models])
         assert heads == {model.user: model.head() for model in self.models}
         longest = max(len(model.log) for model in self.models)
         for rev in range(longest + 1):
-            backlogs = await self.inbox.backlogs({model.user: rev for model in self.models}, 4)
+            changes_since = await self.inbox.changes_since({model.user: rev for model in self.models}, 4)
             for model in self.models:
-                backlog: Backlog = backlogs[model.user]
+                backlog: ChangesSince = changes_since[model.user]
                 assert backlog.head == model.head()
                 since = max(rev, model.kept_after)
                 assert [told(change) for change in backlog.changes] == model.log[since : since + 4]
@@ -210,7 +224,7 @@ class Run:
                 for type in (None, "A"):
                     for subject in (None, "s"):
                         expected = model.live(is_read=is_read, type=type, subject=subject)
-                        where = InboxFilter(is_read=is_read, type=type, subject=subject)
+                        where = InboxFilter.of(is_read=is_read, type=type, subject=subject)
                         page = await self.inbox.page(model.user, where, 1000, None, 0)
                         assert (page.matching, page.head) == (len(expected), model.head())
                         for row, wanted in zip(page.rows, reversed(expected), strict=True):
@@ -230,14 +244,14 @@ def agrees(row: Notification, wanted: dict[str, Any]) -> bool:
 @given(steps=st.lists(step, max_size=25))
 def test_any_sequence_of_calls_agrees_with_the_model(
     open_database: OpenDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[Any, ...]]
-):
-    monkeypatch.setattr(_read_all, "PORTION", 2)  # so that most read-alls are left to be settled
+) -> None:
+    monkeypatch.setattr(read_all, "PORTION", 2)  # so that most read-alls are left to be settled
 
     async def main() -> None:
         async with open_database() as database:
             await database.migrate()
             clock.tick(HOUR_MS)
-            while (await database.upkeep.expire(clock(), 1_000))[0]:
+            while (await database.maintenance.expire(clock(), 1_000))[0]:
                 pass  # what earlier examples left would be expired in this one
             clock.tick(HOUR_MS)
             run = Run(database, clock)

@@ -1,4 +1,4 @@
-"""ports.Traces, and the rows of an activity, sentence by sentence, on every store."""
+"""store.Traces, and the rows of an activity, sentence by sentence, on every database."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import trio
-from store_suite import Clock, a_draft, unique
 
-from nx_signal.model import ActivityRow, Created, Trace
-from nx_signal.ports import Database, Traces
+from contract.store_suite import Clock, a_draft, unique
+from nx_signal.model import ActivityRow, Created, Handled, Trace
+from nx_signal.store import Database, Traces
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ FAILED: dict[str, Any] = {
 }  # fmt: skip
 
 
-async def test_a_trace_is_read_back_as_it_was_with_its_time(traces: Traces, clock: Clock):
+async def test_a_trace_is_read_back_as_it_was_with_its_time(traces: Traces, clock: Clock) -> None:
     one, two = a_trace(unique("e")), a_trace(unique("e"), **FAILED)
     await traces.add([one, two])
     assert await traces.get(one.activity_id) == replace(one, handled_at=clock())
@@ -46,10 +46,11 @@ async def test_a_trace_is_read_back_as_it_was_with_its_time(traces: Traces, cloc
 
 
 @pytest.mark.parametrize("outcome", ["stored", "duplicate"])
-async def test_the_first_trace_of_an_activity_stays(traces: Traces, clock: Clock, outcome: str):
+async def test_the_first_trace_of_an_activity_stays(traces: Traces, clock: Clock, outcome: str) -> None:
     first = a_trace(unique("e"), outcome=outcome)
     await traces.add([first, replace(first, position="in/the/same")])
     stored = await traces.get(first.activity_id)
+    assert stored is not None
     clock.tick()
     await traces.add([replace(first, outcome="duplicate", position="t/0/2")])
     await traces.add([replace(first, outcome="dead_letter", reason="later")])
@@ -57,7 +58,7 @@ async def test_the_first_trace_of_an_activity_stays(traces: Traces, clock: Clock
 
 
 @pytest.mark.parametrize("outcome", ["unknown_type", "dead_letter"])
-async def test_a_fruitless_trace_gives_way_to_the_next(traces: Traces, clock: Clock, outcome: str):
+async def test_a_fruitless_trace_gives_way_to_the_next(traces: Traces, clock: Clock, outcome: str) -> None:
     first = a_trace(unique("e"), **(FAILED | {"outcome": outcome}))
     again, mended = replace(first, reason="again"), a_trace(first.activity_id, position="t/0/9")
     await traces.add([first])
@@ -69,7 +70,7 @@ async def test_a_fruitless_trace_gives_way_to_the_next(traces: Traces, clock: Cl
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "x" * 300_000, ""])
-async def test_whatever_the_reason_says_it_is_kept_legibly(traces: Traces, text: str):
+async def test_whatever_the_reason_says_it_is_kept_legibly(traces: Traces, text: str) -> None:
     trace = a_trace(unique("e"), **(FAILED | {"reason": text}))
     await traces.add([trace])
     stored = await traces.get(trace.activity_id)
@@ -79,11 +80,11 @@ async def test_whatever_the_reason_says_it_is_kept_legibly(traces: Traces, text:
 
 
 @pytest.mark.parametrize("activity_id", ["", "nothing", "a\0b", "\ud800"])
-async def test_an_activity_never_handled_has_no_trace(traces: Traces, activity_id: str):
+async def test_an_activity_never_handled_has_no_trace(traces: Traces, activity_id: str) -> None:
     assert await traces.get(activity_id) is None
 
 
-async def test_old_traces_are_pruned_by_portions(traces: Traces, clock: Clock):
+async def test_old_traces_are_pruned_by_portions(traces: Traces, clock: Clock) -> None:
     clock.time -= timedelta(days=400)  # before anything that another test wrote
     old = [a_trace(unique("old")) for _ in range(3)]
     await traces.add(old)
@@ -95,7 +96,7 @@ async def test_old_traces_are_pruned_by_portions(traces: Traces, clock: Clock):
     assert await traces.get(kept.activity_id) is not None
 
 
-async def test_two_writers_of_the_same_traces_do_not_block_each_other(traces: Traces):
+async def test_two_writers_of_the_same_traces_do_not_block_each_other(traces: Traces) -> None:
     ids = [unique("e") for _ in range(50)]
 
     async def write(ordered: list[str]) -> None:
@@ -108,7 +109,9 @@ async def test_two_writers_of_the_same_traces_do_not_block_each_other(traces: Tr
     assert all([await traces.get(id) for id in ids])
 
 
-async def test_the_rows_of_an_activity_are_those_of_all_its_recipients(database: Database, clock: Clock):
+async def test_the_rows_of_an_activity_are_those_of_all_its_recipients(
+    database: Database, clock: Clock
+) -> None:
     activity, users = unique("e"), [unique(f"user{n}") for n in range(4)]
     await database.inbox.insert([a_draft(users[1])])
     changes = await database.inbox.insert([a_draft(user, activity_id=activity) for user in users])
@@ -117,18 +120,19 @@ async def test_the_rows_of_an_activity_are_those_of_all_its_recipients(database:
     await database.inbox.mark_read(users[3], created[users[3]].notification.id, None)
     await database.inbox.delete(users[3], created[users[3]].notification.id)
     rows, total = await database.inbox.rows_of(activity, None, 10)
+    scope = (a_draft(users[0]).organizer_id, a_draft(users[0]).merchant_id)
     assert total == 4
     assert list(rows) == [
-        ActivityRow(users[0], created[users[0]].notification.id, 1, clock(), False, False),
-        ActivityRow(users[1], created[users[1]].notification.id, 2, clock(), False, False),
-        ActivityRow(users[2], created[users[2]].notification.id, 1, clock(), True, False),
-        ActivityRow(users[3], created[users[3]].notification.id, 1, clock(), True, True),
+        ActivityRow(users[0], created[users[0]].notification.id, 1, clock(), False, False, *scope),
+        ActivityRow(users[1], created[users[1]].notification.id, 2, clock(), False, False, *scope),
+        ActivityRow(users[2], created[users[2]].notification.id, 1, clock(), True, False, *scope),
+        ActivityRow(users[3], created[users[3]].notification.id, 1, clock(), True, True, *scope),
     ]
     assert await database.inbox.rows_of(activity, None, 2) == (rows[:2], 4)
     assert await database.inbox.rows_of(activity, users[3], 2) == (rows[3:], 4)
 
 
-async def test_an_activity_without_rows_has_none(database: Database):
+async def test_an_activity_without_rows_has_none(database: Database) -> None:
     activity, user = unique("e"), unique("user")
     await database.inbox.insert([a_draft(user, activity_id=activity)])
     for asked in ("nothing", "a\0b", "\ud800", ""):
@@ -136,3 +140,39 @@ async def test_an_activity_without_rows_has_none(database: Database):
         assert (list(rows), total) == ([], 0)
         rows, total = await database.inbox.rows_of(activity, asked, 10)
         assert (list(rows), total) == ([], 1)
+
+
+async def test_traces_beyond_a_number_or_an_age_go_the_oldest_first_and_by_portions(
+    traces: Traces, clock: Clock
+) -> None:
+    clock.tick(10 * 366 * 86_400_000)  # later than those of the other tests
+    ids = []
+    for _ in range(7):
+        clock.tick(86_400_000)
+        ids.append(unique("e"))
+        await traces.add([a_trace(ids[-1])])
+    upto = await traces.excess(None, 5)
+    assert upto is not None
+    while await traces.remove_up_to(upto, 1_000):
+        pass
+    assert [await traces.get(id) is None for id in ids] == [True] * 2 + [False] * 5
+    assert await traces.excess(None, 5) is None
+    upto = await traces.excess(clock() - timedelta(days=3), 100)
+    assert upto is not None
+    assert [await traces.remove_up_to(upto, 1), await traces.remove_up_to(upto, 1)] == [1, 0]
+    assert [await traces.get(id) is None for id in ids] == [True] * 3 + [False] * 4
+    while await traces.remove_up_to(clock(), 1_000):
+        pass
+
+
+async def test_an_activity_whose_trace_is_gone_is_still_told_from_another_at_its_position(
+    traces: Traces, clock: Clock
+) -> None:
+    position = f"{unique('topic')}/0/1"
+    await traces.add([a_trace(position, position=position, digest="d1")])
+    before = await traces.handled([position])
+    assert await traces.remove_up_to(clock(), 10_000) >= 1
+    assert await traces.get(position) is None
+    assert await traces.handled([position]) == before == {position: Handled(position, "d1")}
+    await traces.prune(clock.tick(), 10_000)
+    assert await traces.handled([position]) == {}

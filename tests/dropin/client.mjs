@@ -126,7 +126,7 @@ async function connected(user, instance = here, options = {}) {
   const client = await new Client(instance, options).open();
   await client.authenticate(settings.tokens[user]);
   await client.wait(() => client.key, '`connected`');
-  // Redis tells nobody when a subscription is in force, so a sister service cannot know either.
+  // Redis does not notify publishers of a subscription, so a sister service has to poll for it, too.
   await until(() => listeners(`ws:client:${client.id}`), () => 'the subscription of a client');
   return client;
 }
@@ -140,9 +140,9 @@ async function joined(client, room, instances = 1) {
 // --- a sister service ---
 
 // Redis keeps the order of one publisher: what was sent before these has arrived, or never will.
-async function expect(wanted) {
-  for (const [client] of wanted) await emitter.toClient({ clientId: client.id, event: 'fence', data: {} });
-  for (const [client, events] of wanted) {
+async function expect(expected) {
+  for (const [client] of expected) await emitter.toClient({ clientId: client.id, event: 'fence', data: {} });
+  for (const [client, events] of expected) {
     await client.wait(() => client.frames.at(-1)?.event === 'fence', 'the fence');
     assert.deepEqual(client.take().slice(0, -1), events);
     assert.equal(client.plain.length, 1);
@@ -210,7 +210,7 @@ const cases = {
 
   async the_default_rooms_and_the_own_room_need_no_join() {
     const [ann, far] = await Promise.all([connected('ann'), connected('binh', there)]);
-    const sent = data => ({ event: 'room/said', data });
+    const sent = data => ({ event: 'room/message', data });
     await emitter.toRoom({ room: 'ws-default', ...sent(1) });
     await emitter.toRoom({ room: 'ws-notification', ...sent(2) });
     await emitter.toRoom({ room: 'signal/notification/ann', ...sent(3) });
@@ -257,7 +257,7 @@ const cases = {
     await joined(ann, 'signal/merchant/m1');
     await joined(binh, 'public/a');
     await joined(ann, 'public/a');
-    const sent = data => ({ event: 'room/said', data });
+    const sent = data => ({ event: 'room/message', data });
     await emitter.toRoom({ room: 'signal/merchant/m1', ...sent(1) });
     await emitter.toRoom({ room: 'public/a', ...sent(2) });
     await expect([[ann, [sent(1), sent(2)]], [binh, [sent(2)]]]);
@@ -275,9 +275,9 @@ const cases = {
     await ann.settle();
     await until(() => listeners('ws:room:public/b'), () => 'the subscription of the allowed room');
     assert.deepEqual(ann.take().map(frame => frame.event), ['error']);
-    const sent = { event: 'room/said', data: 1 };
+    const sent = { event: 'room/message', data: 1 };
     for (const room of [...others, 'public/b']) await emitter.toRoom({ room, ...sent });
-    // Chi is told in its inbox room and its own.
+    // Chi gets it in its inbox room and its own.
     await expect([[ann, [sent]], [chi, [sent, sent]]]);
     await Promise.all([ann.leave(), chi.leave()]);
   },
@@ -335,9 +335,9 @@ const cases = {
     client.send('heartbeat'); // no answer
     client.send('join', { rooms: ['public/a'] });
     client.send('anything');
-    const said = ['Invalid message format', 'Not authenticated', 'Not authenticated'];
+    const texts = ['Invalid message format', 'Not authenticated', 'Not authenticated'];
     await client.wait(() => client.plain.length === 3, 'three errors');
-    assert.deepEqual(client.plain, said.map(message => ({ event: 'error', data: { message } })));
+    assert.deepEqual(client.plain, texts.map(message => ({ event: 'error', data: { message } })));
     await client.leave();
   },
 
@@ -347,9 +347,9 @@ const cases = {
     ann.send('chat', { text: 'plain' });
     ann.send('encrypted', { iv: 'AAAAAAAAAAAAAAAA', ct: 'AAAAAAAAAAAAAAAAAAAAAA==' });
     ann.socket.send('not json');
-    const said = ['Already authenticated', 'Encryption required', 'Encryption required', 'Invalid message format'];
+    const texts = ['Already authenticated', 'Encryption required', 'Encryption required', 'Invalid message format'];
     await ann.wait(() => ann.frames.length === 4, 'four errors');
-    assert.deepEqual(ann.take(), said.map(message => ({ event: 'error', data: { message } })));
+    assert.deepEqual(ann.take(), texts.map(message => ({ event: 'error', data: { message } })));
     await ann.leave();
   },
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from serving import COMMAND, ROSTER, Instance
+from serving import ROSTER, Instance, command
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / ".cache" / "dropin"
@@ -51,29 +51,33 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def packages() -> Path:
-    """A folder whose node_modules holds what package.json names. Skips where it cannot be had."""
+    """A folder whose node_modules holds what package.json names. Skips where it cannot be installed."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
-            pytest.skip(f"The original's client needs Node 20 with npm; there is no `{program}` here.")
-    version = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
+            pytest.skip(f"The original's client needs Node 20 with npm; `{program}` is not installed.")
+    version = subprocess.run(
+        ["node", "--version"], check=False, capture_output=True, text=True
+    ).stdout.strip()
     if int(version.removeprefix("v").partition(".")[0] or 0) < 20:
         pytest.skip(f"The original's client needs Node 20; this is {version or 'none that runs'}.")
-    wanted = (HERE / "package.json").read_bytes()
-    folder = CACHE / hashlib.sha256(wanted).hexdigest()[:16]
+    manifest = (HERE / "package.json").read_bytes()
+    folder = CACHE / hashlib.sha256(manifest).hexdigest()[:16]
     if folder.exists():
         return folder
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
-        (Path(work) / "package.json").write_bytes(wanted)
+        (Path(work) / "package.json").write_bytes(manifest)
         install = ["npm", "install", "--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund"]
-        install += ["--fetch-retries=1"]  # where there is no registry, the skip comes soon
+        install += ["--fetch-retries=1"]  # without a registry the tests are skipped soon
         try:
-            done = subprocess.run(install, cwd=work, capture_output=True, text=True, timeout=INSTALL_S)
+            done = subprocess.run(
+                install, check=False, cwd=work, capture_output=True, text=True, timeout=INSTALL_S
+            )
         except subprocess.TimeoutExpired:
-            pytest.skip(f"npm did not bring the original's client within {INSTALL_S:g} s.")
+            pytest.skip(f"npm did not install the original's client within {INSTALL_S:g} s.")
         if done.returncode:
             why = [line for line in done.stderr.splitlines() if "error" in line]
-            pytest.skip(f"npm could not bring the original's client: {' '.join(why[:2])[:300]}")
+            pytest.skip(f"npm could not install the original's client: {' '.join(why[:2])[:300]}")
         os.rename(work, folder)
         Path(work).mkdir()  # for its own removal
     return folder
@@ -111,12 +115,7 @@ def instances(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Itera
 
 
 def nx_signal(instance: Instance, *arguments: str, input: str = "") -> str:
-    command = [*COMMAND, *arguments]
-    done = subprocess.run(
-        command, env=instance.environment, input=input, capture_output=True, text=True, timeout=RUN_S
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return command(instance.environment, *arguments, input=input)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +133,7 @@ def results(packages: Path, instances: list[Instance], redis_url: str) -> dict[s
     }
     done = subprocess.run(
         ["node", HERE / "client.mjs", json.dumps(settings)],
+        check=False,
         cwd=packages,
         env=os.environ | {"APP_ENV_LOGGER_FOLDER_PATH": str(packages / "logs")},
         capture_output=True,

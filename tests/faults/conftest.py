@@ -1,11 +1,12 @@
-"""One stage for the whole folder: starting it takes longer than most of its tests."""
+"""One deployment for the whole folder: starting it takes longer than most of its tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from stage import Stage, staged
+
+from faults.stage import Stage, staged
 
 
 @pytest.fixture(scope="package")

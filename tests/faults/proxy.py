@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections can be cut, in a thread of its own: it outlives the run of a test.
+"""A TCP proxy whose connections can be cut or stalled, in a thread of its own: it outlives the run of a test.
 
 with Proxy("127.0.0.1", 6379) as proxy: … proxy.port …; proxy.cut()"""
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -16,26 +17,45 @@ READY_S = 10.0
 CHUNK_BYTES = 65_536
 
 
+@dataclass(eq=False)
+class Connection:
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    stalled: bool = False
+
+
 class Proxy:
-    """Passes on every connection to `host:port`, from a port of 127.0.0.1 that `port` tells."""
+    """Passes every connection to `port` of 127.0.0.1 on to `host:port`."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+        self.target = (host, port)
+        """of new connections"""
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=[self._run], name="proxy")
-        self._connections: set[trio.CancelScope] = set()
+        self._connections: dict[Connection, None] = {}
+        self.refuses = False
+        """whether new connections are reset at once"""
 
     @property
     def connections(self) -> int:
         return len(self._connections)
 
-    def cut(self) -> None:
-        """Reset all connections, without a word to either side. New ones are taken at once."""
-        trio.from_thread.run_sync(self._cut, trio_token=self._token)
+    def cut(self, count: int | None = None) -> None:
+        """Reset all connections, or the oldest `count`, without a close to either side. New ones are accepted
+        at once."""
+        trio.from_thread.run_sync(self._cut, count, trio_token=self._token)
 
-    def _cut(self) -> None:
+    def _cut(self, count: int | None) -> None:
+        for connection in list(self._connections)[:count]:
+            connection.scope.cancel()
+
+    def stall(self) -> None:
+        """All connections stay open and pass on nothing any more, as behind a router that forgot them. New
+        ones work."""
+        trio.from_thread.run_sync(self._stall, trio_token=self._token)
+
+    def _stall(self) -> None:
         for connection in self._connections:
-            connection.cancel()
+            connection.stalled = True
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -57,31 +77,37 @@ class Proxy:
             await trio.serve_listeners(self._serve, [listener])
 
     async def _serve(self, near: trio.SocketStream) -> None:
+        if self.refuses:
+            reset(near)
+            return
         try:
-            far = await trio.open_tcp_stream(*self._target)
+            far = await trio.open_tcp_stream(*self.target)
         except OSError:
             reset(near)
             return
-        with trio.CancelScope() as connection:
-            self._connections.add(connection)
+        connection = Connection()
+        with connection.scope:
+            self._connections[connection] = None
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._pass_on, near, far, connection)
                     nursery.start_soon(self._pass_on, far, near, connection)
             finally:
-                self._connections.discard(connection)
+                del self._connections[connection]
                 reset(near)
                 reset(far)
 
     async def _pass_on(
-        self, source: trio.SocketStream, sink: trio.SocketStream, connection: trio.CancelScope
+        self, source: trio.SocketStream, sink: trio.SocketStream, connection: Connection
     ) -> None:
         try:
             while data := await source.receive_some(CHUNK_BYTES):
+                if connection.stalled:
+                    await trio.sleep_forever()
                 await sink.send_all(data)
             await sink.send_eof()
         except trio.BrokenResourceError:
-            connection.cancel()
+            connection.scope.cancel()
 
 
 def reset(stream: trio.SocketStream) -> None:

@@ -29,7 +29,19 @@ def data_dir(tmp_path: Path) -> Path:
             await database.check()
             await database.inbox.insert(
                 [
-                    Draft(f"u{n % 30:02}", f"a{n}", "T", "o", None, None, "en", "c", "<p>c</p>", None, {})
+                    Draft(
+                        recipient_id=f"u{n % 30:02}",
+                        activity_id=f"a{n}",
+                        type="T",
+                        organizer_id="o",
+                        merchant_id=None,
+                        subject=None,
+                        locale="en",
+                        content="c",
+                        content_html="<p>c</p>",
+                        action_url=None,
+                        data={},
+                    )
                     for n in range(300)
                 ]
             )
@@ -50,11 +62,11 @@ def damage(data_dir: Path, statement: str) -> None:
         connection.execute(statement)
 
 
-def test_a_sound_store_ends_with_status_0(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_consistent_store_ends_with_status_0(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert audited(data_dir, capsys) == (0, ["Audited 30 inboxes with 300 notifications."], "")
 
 
-def test_an_empty_store_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_store_is_consistent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert audited(tmp_path / "new", capsys) == (0, ["Audited 0 inboxes with 0 notifications."], "")
 
 
@@ -66,11 +78,11 @@ def test_a_difference_is_named_and_ends_with_status_1(
     status, lines, err = audited(data_dir, capsys)
     assert status == 1
     assert lines == [
-        "'u07': total is 10, the rows and the log say 9",
-        "'u07': unread is 10, the rows and the log say 9",
-        "'u07': revisions is 10, the rows and the log say 9",
-        "'u07': total of T is 10, the rows and the log say 9",
-        "'u07': unread of T is 10, the rows and the log say 9",
+        "'u07': total is 10, the rows and the log give 9",
+        "'u07': unread is 10, the rows and the log give 9",
+        "'u07': revisions is 10, the rows and the log give 9",
+        "'u07': total of T is 10, the rows and the log give 9",
+        "'u07': unread of T is 10, the rows and the log give 9",
         "Audited 30 inboxes with 299 notifications.",
     ]
     assert err.startswith("nx-signal audit: 1 of 30 inboxes do not agree")

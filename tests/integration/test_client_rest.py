@@ -1,4 +1,4 @@
-"""The REST client and what `publish` does with it, against scripted servers over real sockets."""
+"""The REST client, and `publish` with it, against scripted servers over real sockets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import trio
 from nx_signal.cli import publish
 from nx_signal.client.rest import RestRefused, RestUnavailable, open_rest
 
-ITEM = {
-    "id": "7", "recipientId": "u1", "type": "T", "organizerId": "o", "merchantId": None, "subject": None,
+ITEM: dict[str, Any] = {
+    "id": "7", "activityId": "a1", "recipientId": "u1", "type": "T", "organizerId": "o", "merchantId": None,
+    "subject": None,
     "content": "c", "contentHtml": "<p>c</p>", "locale": "en", "actionUrl": None, "data": {}, "isRead": False,
     "readAt": None, "rev": 3, "createdAt": "2026-01-02T03:04:05.678Z",
 }  # fmt: skip
@@ -29,7 +30,7 @@ class Scripted:
 
     url: str = ""
     answers: list[tuple[int, dict[str, str], Any]] = field(default_factory=list)
-    asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    requests: list[tuple[str, str, Any]] = field(default_factory=list)
     authorization: str | None = None
 
     def will(self, status: int, body: Any = None, **headers: str) -> None:
@@ -43,7 +44,7 @@ def server() -> Iterator[Scripted]:
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            script.asked.append((self.command, self.path, json.loads(body) if body else None))
+            script.requests.append((self.command, self.path, json.loads(body) if body else None))
             script.authorization = self.headers["Authorization"]
             status, headers, answer = script.answers.pop(0)
             content = (
@@ -93,7 +94,7 @@ async def test_each_call_is_the_one_of_the_contract(server: Scripted) -> None:
         assert await rest.publish([{"a": 1}, {"b": 2}]) == ["e1", "e2"]
     assert server.authorization == "Bearer T"
     base = "/v1/api/signal"
-    assert server.asked == [
+    assert server.requests == [
         ("GET", f"{base}/notifications?limit=1&type=A%26B&cursor=x%2Fy", None),
         ("GET", f"{base}/notifications/count?isRead=false", None),
         ("GET", f"{base}/notifications/7", None),
@@ -116,7 +117,7 @@ async def test_a_refusal_carries_the_problem_that_the_server_names(server: Scrip
     )
 
 
-async def test_a_server_that_is_not_ready_says_when_to_come_back(server: Scripted) -> None:
+async def test_a_server_that_is_not_ready_states_when_to_try_again(server: Scripted) -> None:
     server.will(503, NOT_READY, Retry_After="7")
     async with open_rest(server.url, "T") as rest:
         with pytest.raises(RestUnavailable, match=r"Try again shortly\.") as error:
@@ -124,15 +125,23 @@ async def test_a_server_that_is_not_ready_says_when_to_come_back(server: Scripte
     assert error.value.retry_after_s == 7
 
 
+@pytest.mark.parametrize("to", ["http://127.0.0.1:1/", "data:x", "http://xn--/"])
+async def test_a_redirect_is_a_refusal_wherever_it_leads(server: Scripted, to: str) -> None:
+    server.will(302, None, Location=to)
+    async with open_rest(server.url, "T") as rest:
+        with pytest.raises(RestRefused, match="HTTP status 302"):
+            await rest.count()
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"[]", {"count": "many"}])
-async def test_an_answer_that_is_none_of_the_service_is_refused(server: Scripted, body: Any) -> None:
+async def test_an_answer_that_is_not_from_the_service_is_refused(server: Scripted, body: Any) -> None:
     server.will(200, body)
     async with open_rest(server.url, "T") as rest:
         with pytest.raises(RestRefused, match="unexpected answer"):
             await rest.count()
 
 
-def test_publish_comes_back_to_a_server_that_was_not_ready_with_the_same_event_ids(
+def test_publish_retries_a_server_that_was_not_ready_with_the_same_event_ids(
     server: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paused: list[float] = []
@@ -140,18 +149,19 @@ def test_publish_comes_back_to_a_server_that_was_not_ready_with_the_same_event_i
     async def pause(seconds: float) -> None:
         paused.append(seconds)
 
-    monkeypatch.setattr(publish.trio, "sleep", pause)
+    monkeypatch.setattr(trio, "sleep", pause)
     server.will(503, NOT_READY, Retry_After="3")
     server.will(503, NOT_READY)
     server.will(202, {"accepted": [{"eventId": "e"}]})
     messages = publish.read_messages(b"{}", "f")
-    assert trio.run(publish._post, server.url, "T", messages) == 1
+    accepted = trio.run(publish._post, server.url, "T", messages, False)
+    assert [one.event_id for one in accepted] == ["e"]
     assert paused == [3, publish.FIRST_PAUSE_S * 2]
-    assert len(server.asked) == 3
-    assert server.asked[0] == server.asked[1] == server.asked[2]
+    assert len(server.requests) == 3
+    assert server.requests[0] == server.requests[1] == server.requests[2]
 
 
-def test_publish_says_how_far_it_came_when_it_gives_up(
+def test_publish_reports_how_many_were_accepted_when_it_gives_up(
     server: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publish, "FIRST_PAUSE_S", 0)
@@ -161,6 +171,6 @@ def test_publish_says_how_far_it_came_when_it_gives_up(
         server.will(503, NOT_READY)
     messages = publish.read_messages(b"[{},{},{}]", "f")
     with pytest.raises(publish.PublishFailed) as error:
-        trio.run(publish._post, server.url, "T", messages)
+        trio.run(publish._post, server.url, "T", messages, False)
     assert str(error.value).endswith("1 of 3 messages were accepted before that.")
-    assert len(server.asked) == 1 + publish.TRIES
+    assert len(server.requests) == 1 + publish.TRIES

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import trio
 import trio.testing
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from nx_signal.client import websocket
+from nx_signal.client.http import _authorities, tls_for
 from nx_signal.client.stream import Frame, HandshakeRefused, StreamClosed, StreamUnavailable, open_stream
+from nx_signal.delivery.topics import STATE
 from nx_signal.errors import SettingsError
-from nx_signal.stream.sealing import KeyPair, Sealer, agree, b64, read_public_key
-from nx_signal.stream.topics import CREATED, STATE
+from nx_signal.identity.stream_keys import public_jwk
+from nx_signal.model.wire import CREATED
+from nx_signal.websocket.sealing import KeyPair, Sealer, agree, b64, read_public_key
 
+open_stream_1 = partial(open_stream, version=1)
 Script = Callable[[WebSocketConnection], Awaitable[None]]
 
 
 @asynccontextmanager
 async def server(script: Script) -> AsyncIterator[str]:
-    """The URL of a server that plays the script to each connection."""
+    """The URL of a server that runs the script on each connection."""
 
     async def handle(request: WebSocketRequest) -> None:
         with suppress(ConnectionClosed):
@@ -58,8 +68,8 @@ async def raw_server(answer: bytes) -> AsyncIterator[str]:
 class Peer:
     """The server's half of an accepted connection."""
 
-    def __init__(self, ws: WebSocketConnection, asked: Any, sealer: Sealer) -> None:
-        self.ws, self.asked, self.sealer = ws, asked, sealer
+    def __init__(self, ws: WebSocketConnection, request: Any, sealer: Sealer) -> None:
+        self.ws, self.request, self.sealer = ws, request, sealer
 
     async def push(self, event: str, data: Any = None) -> None:
         await self.ws.send_message(
@@ -75,13 +85,13 @@ class Peer:
 
 async def accept(ws: WebSocketConnection) -> Peer:
     """The handshake of CONTRACT §1, as the server does it."""
-    asked = msgspec.json.decode(await ws.get_message())
-    assert asked["event"] == "authenticate"
+    request = msgspec.json.decode(await ws.get_message())
+    assert request["event"] == "authenticate"
     pair, salt = KeyPair.generate(), os.urandom(32)
     data = {"id": "c1", "userId": "u1", "time": "now", "serverPublicKey": pair.public_b64, "salt": b64(salt)}
     await ws.send_message(msgspec.json.encode({"event": "connected", "data": data}).decode())
-    key = agree(pair, read_public_key(asked["data"]["publicKey"]), salt)
-    return Peer(ws, asked["data"], Sealer(key))
+    key = agree(pair, read_public_key(request["data"]["publicKey"]), salt)
+    return Peer(ws, request["data"], Sealer(key))
 
 
 async def refuse(ws: WebSocketConnection, message: str, code: int, reason: str) -> None:
@@ -90,41 +100,49 @@ async def refuse(ws: WebSocketConnection, message: str, code: int, reason: str) 
     await ws.aclose(code, reason)
 
 
-async def test_frames_are_opened_and_what_the_client_says_is_sealed() -> None:
+async def test_frames_are_opened_and_what_the_client_sends_is_sealed() -> None:
     async def script(ws: WebSocketConnection) -> None:
         peer = await accept(ws)
-        assert (peer.asked["type"], peer.asked["token"]) == ("Bearer", "T")
-        assert "resume" not in peer.asked
+        assert (peer.request["type"], peer.request["token"]) == ("Bearer", "T")
+        assert "resume" not in peer.request
         await peer.push("echo", await peer.read())
 
-    async with server(script) as url, open_stream(url, "T") as stream:
+    async with server(script) as url, open_stream_1(url, "T") as stream:
         assert (stream.client_id, stream.user_id) == ("c1", "u1")
         await stream.send("join", {"rooms": ["r"]})
-        heard = {"sealed": True, "event": "join", "data": {"rooms": ["r"]}}
-        assert await stream.receive() == Frame("echo", heard)
+        echoed = {"sealed": True, "event": "join", "data": {"rooms": ["r"]}}
+        assert await stream.receive() == Frame("echo", echoed)
 
 
-async def test_the_revision_to_resume_from_goes_with_the_authentication() -> None:
+async def test_the_revision_to_resume_from_is_sent_with_the_authentication() -> None:
     async def script(ws: WebSocketConnection) -> None:
         peer = await accept(ws)
-        await peer.push("asked", peer.asked["resume"])
+        await peer.push("request", peer.request["resume"])
 
-    async with server(script) as url, open_stream(url, "T", resume=41) as stream:
+    async with server(script) as url, open_stream_1(url, "T", resume=41) as stream:
         assert (await stream.receive()).data == {"rev": 41}
+    async with server(script) as url, open_stream_1(url, "T", resume=41, history="9f") as stream:
+        assert (await stream.receive()).data == {"rev": 41, "history": "9f"}
 
 
 async def test_the_revision_follows_the_inbox_and_no_other_event() -> None:
     async def script(ws: WebSocketConnection) -> None:
         peer = await accept(ws)
-        for event, data in ((CREATED, {"rev": 7}), ("promotion", {"rev": 99}), (STATE, {"rev": 8}), ("x", 1)):
+        for event, data in (
+            (CREATED, {"rev": 7, "history": "9f"}),
+            ("promotion", {"rev": 99, "history": "00"}),
+            (STATE, {"rev": 8}),
+            ("x", 1),
+        ):
             await peer.push(event, data)
 
-    async with server(script) as url, open_stream(url, "T") as stream:
-        seen = [stream.rev]
+    async with server(script) as url, open_stream_1(url, "T") as stream:
+        seen = [(stream.rev, stream.history)]
         for _ in range(4):
             await stream.receive()
-            seen.append(stream.rev)
-        assert seen == [None, 7, 7, 8, 8]
+            seen.append((stream.rev, stream.history))
+        # An older server states no history.
+        assert seen == [(None, None), (7, "9f"), (7, "9f"), (8, None), (8, None)]
 
 
 async def test_a_waiting_client_sends_heartbeats() -> None:
@@ -133,11 +151,11 @@ async def test_a_waiting_client_sends_heartbeats() -> None:
         beats = [await peer.read() for _ in range(3)]
         await peer.push("beats", beats)
 
-    async with server(script) as url, open_stream(url, "T", heartbeat_s=0.01) as stream:
+    async with server(script) as url, open_stream_1(url, "T", heartbeat_s=0.01) as stream:
         assert (await stream.receive()).data == [{"event": "heartbeat"}] * 3
 
 
-async def test_a_client_that_is_kept_busy_sends_heartbeats_too() -> None:
+async def test_a_busy_client_sends_heartbeats_too() -> None:
     async def script(ws: WebSocketConnection) -> None:
         peer = await accept(ws)
         async with trio.open_nursery() as nursery:
@@ -149,10 +167,10 @@ async def test_a_client_that_is_kept_busy_sends_heartbeats_too() -> None:
             nursery.start_soon(flood)
             assert await peer.read() == {"event": "heartbeat"}
             nursery.cancel_scope.cancel()
-        await ws.aclose(4000, "heard")
+        await ws.aclose(4000, "received")
 
-    async with server(script) as url, open_stream(url, "T", heartbeat_s=0.01) as stream:
-        with pytest.raises(StreamClosed, match="heard"):
+    async with server(script) as url, open_stream_1(url, "T", heartbeat_s=0.01) as stream:
+        with pytest.raises(StreamClosed, match="received"):  # noqa: PT012 - some receive() raises
             while True:
                 await stream.receive()
 
@@ -163,7 +181,7 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
         for number in range(200):
             await peer.push("n", number)
 
-    async with server(script) as url, open_stream(url, "T") as stream:
+    async with server(script) as url, open_stream_1(url, "T") as stream:
         seen: list[int] = []
         while len(seen) < 200:
             with trio.move_on_after(0) as scope:
@@ -173,14 +191,14 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
         assert seen == list(range(200))
 
 
-async def test_a_refusal_carries_the_servers_words_and_its_close_code() -> None:
+async def test_a_refusal_has_the_error_text_and_the_close_code() -> None:
     async def script(ws: WebSocketConnection) -> None:
         await refuse(ws, "Authentication failed", 4003, "Authentication failed")
 
     async with server(script) as url:
         with pytest.raises(HandshakeRefused) as error:
-            async with open_stream(url, "T"):
-                raise AssertionError("must not get in")
+            async with open_stream_1(url, "T"):
+                raise AssertionError("must not connect")
     assert (error.value.message, error.value.code) == ("Authentication failed", 4003)
 
 
@@ -190,8 +208,8 @@ async def test_a_close_during_the_handshake_is_a_refusal_with_its_reason() -> No
 
     async with server(script) as url:
         with pytest.raises(HandshakeRefused) as error:
-            async with open_stream(url, "T"):
-                raise AssertionError("must not get in")
+            async with open_stream_1(url, "T"):
+                raise AssertionError("must not connect")
     assert (error.value.message, error.value.code) == ("Try again later", 1013)
 
 
@@ -204,7 +222,7 @@ async def test_a_close_during_the_handshake_is_a_refusal_with_its_reason() -> No
         '{"event":"promotion","data":{}}',
     ],
 )
-async def test_a_handshake_that_is_none_is_refused_by_the_client(first: str) -> None:
+async def test_an_invalid_handshake_is_refused_by_the_client(first: str) -> None:
     async def script(ws: WebSocketConnection) -> None:
         await ws.get_message()
         await ws.send_message(first)
@@ -212,8 +230,8 @@ async def test_a_handshake_that_is_none_is_refused_by_the_client(first: str) -> 
 
     async with server(script) as url:
         with pytest.raises(HandshakeRefused) as error:
-            async with open_stream(url, "T"):
-                raise AssertionError("must not get in")
+            async with open_stream_1(url, "T"):
+                raise AssertionError("must not connect")
     assert error.value.code == 1002
 
 
@@ -227,10 +245,132 @@ async def test_a_frame_that_is_not_sealed_ends_the_stream(text: str) -> None:
         await ws.send_message(text)
         await ws.get_message()
 
-    async with server(script) as url, open_stream(url, "T") as stream:
+    async with server(script) as url, open_stream_1(url, "T") as stream:
         with pytest.raises(StreamClosed) as error:
             await stream.receive()
         assert error.value.code == 1002
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"event":[]}', b'{"event":null,"data":1}', b'{"event":{"a":1}}', b"[]", b"x"]
+)
+async def test_a_sealed_message_that_is_no_event_ends_the_stream(text: bytes) -> None:
+    async def script(ws: WebSocketConnection) -> None:
+        peer = await accept(ws)
+        await ws.send_message(peer.sealer.seal(text).decode())
+        await ws.get_message()
+
+    async with server(script) as url, open_stream_1(url, "T") as stream:
+        with pytest.raises(StreamClosed, match="not an event"):
+            await stream.receive()
+
+
+@pytest.mark.parametrize("order", [(0, 0), (1, 0), (0, 1, 0)])
+async def test_on_version_1_a_frame_that_is_repeated_or_out_of_order_ends_the_stream(
+    order: tuple[int, ...],
+) -> None:
+    async def script(ws: WebSocketConnection) -> None:
+        peer = await accept(ws)
+        sealed = [peer.sealer.seal(msgspec.json.encode({"event": "n", "data": n})).decode() for n in range(2)]
+        for n in order:
+            await ws.send_message(sealed[n])
+        await ws.get_message()
+
+    async with server(script) as url, open_stream_1(url, "T") as stream:
+        for n in order[:-1]:
+            assert await stream.receive() == Frame("n", n)
+        for _ in range(2):
+            with pytest.raises(StreamClosed, match="repeated, or out of order") as error:
+                await stream.receive()
+            assert error.value.code == 1002
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_on_version_1_a_frame_of_the_client_that_is_sent_back_ends_the_stream(first: bool) -> None:
+    async def script(ws: WebSocketConnection) -> None:
+        peer = await accept(ws)
+        if not first:
+            await peer.push("n", 1)
+        await ws.send_message(await ws.get_message())
+        await ws.get_message()
+
+    async with server(script) as url, open_stream_1(url, "T") as stream:
+        await stream.send("resume", {"rev": 1})
+        if not first:
+            await stream.receive()
+        with pytest.raises(StreamClosed, match="sent back"):
+            await stream.receive()
+
+
+async def test_a_server_of_an_earlier_release_is_named_and_gets_no_token() -> None:
+    """It answers every event before `authenticate` with this error."""
+    sent: list[str | bytes] = []
+
+    async def script(ws: WebSocketConnection) -> None:
+        sent.append(await ws.get_message())
+        await ws.send_message('{"event":"error","data":{"message":"Not authenticated"}}')
+        with suppress(ConnectionClosed):
+            sent.append(await ws.get_message())
+
+    async with server(script) as url:
+        with pytest.raises(HandshakeRefused, match="version 1 of the stream alone"):
+            async with open_stream(url, "T", server_keys=[bytes(32)]):
+                raise AssertionError("must not connect")
+    assert len(sent) == 1
+
+
+async def test_a_server_that_publishes_no_key_of_the_stream_is_refused() -> None:
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"keys":[]}'
+    async with raw_server(answer) as url:
+        with pytest.raises(HandshakeRefused, match="no key of the stream's version 2"):
+            async with open_stream(url, "T"):
+                raise AssertionError("must not connect")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", b"", b"SSH-2.0-OpenSSH\r\n\r\n"],
+)
+async def test_a_server_whose_keys_cannot_be_fetched_is_unavailable(answer: bytes) -> None:
+    async with raw_server(answer) as url:
+        with pytest.raises(StreamUnavailable, match=r"jwks\.json"):
+            async with open_stream(url, "T"):
+                raise AssertionError("must not connect")
+
+
+@pytest.mark.parametrize("to", [b"http://127.0.0.1:1/", b"data:x", b"http://xn--/", b"http://[x", b"\xff"])
+async def test_a_redirect_gives_no_keys(to: bytes) -> None:
+    async with raw_server(b"HTTP/1.1 302 Found\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % to) as url:
+        with pytest.raises(HandshakeRefused, match="302"):
+            async with open_stream(url, "T"):
+                raise AssertionError("must not connect")
+
+
+async def test_keys_are_not_decompressed_as_a_small_answer_could_be_of_any_size_then() -> None:
+    body = gzip.compress(json.dumps({"keys": [public_jwk(X25519PrivateKey.generate())]}).encode())
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with raw_server(head + body) as url:
+        with pytest.raises(HandshakeRefused, match="no key of the stream"):
+            async with open_stream(url, "T"):
+                raise AssertionError("must not connect")
+
+
+async def test_the_trusted_authorities_are_read_once_and_only_for_tls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[ssl.SSLContext] = []
+
+    def create(**_: object) -> ssl.SSLContext:
+        read.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return read[-1]
+
+    monkeypatch.setattr(httpx, "create_ssl_context", create)
+    _authorities.cache_clear()
+    tls_for("ws://127.0.0.1/")
+    assert not read
+    assert tls_for("wss://a/") is tls_for("https://b/")
+    assert len(read) == 1
+    _authorities.cache_clear()
 
 
 async def test_what_came_before_a_close_is_received_first_and_then_its_code_and_reason() -> None:
@@ -239,7 +379,7 @@ async def test_what_came_before_a_close_is_received_first_and_then_its_code_and_
         await peer.push("last")
         await ws.aclose(4006, "Disconnected by operator")
 
-    async with server(script) as url, open_stream(url, "T") as stream:
+    async with server(script) as url, open_stream_1(url, "T") as stream:
         assert (await stream.receive()).event == "last"
         for _ in range(2):
             with pytest.raises(StreamClosed) as error:
@@ -254,7 +394,7 @@ async def test_a_broken_connection_is_closed_with_1006() -> None:
         await accept(ws)
         await trio.aclose_forcefully(ws._stream)
 
-    async with server(script) as url, open_stream(url, "T") as stream:
+    async with server(script) as url, open_stream_1(url, "T") as stream:
         with pytest.raises(StreamClosed) as error:
             await stream.receive()
         assert error.value.code == 1006
@@ -267,7 +407,7 @@ async def test_a_message_beyond_the_bound_ends_the_stream(monkeypatch: pytest.Mo
         peer = await accept(ws)
         await peer.push("much", "x" * 1_001)
 
-    async with server(script) as url, open_stream(url, "T") as stream:
+    async with server(script) as url, open_stream_1(url, "T") as stream:
         with pytest.raises(StreamClosed) as error:
             await stream.receive()
         assert error.value.code == 1009
@@ -279,11 +419,11 @@ async def test_pings_are_answered_while_the_client_reads() -> None:
         await ws.ping(b"there?")
         await peer.push("ponged")
 
-    async with server(script) as url, open_stream(url, "T") as stream:
+    async with server(script) as url, open_stream_1(url, "T") as stream:
         assert (await stream.receive()).event == "ponged"
 
 
-async def test_leaving_says_goodbye() -> None:
+async def test_leaving_sends_a_close_frame() -> None:
     left: list[int] = []
 
     async def script(ws: WebSocketConnection) -> None:
@@ -291,50 +431,51 @@ async def test_leaving_says_goodbye() -> None:
         try:
             await ws.get_message()
         except ConnectionClosed as closed:
+            assert closed.reason is not None
             left.append(closed.reason.code)
 
     async with server(script) as url:
-        async with open_stream(url, "T"):
+        async with open_stream_1(url, "T"):
             pass
         await trio.testing.wait_all_tasks_blocked()
     assert left == [1000]
 
 
-async def test_leaving_waits_only_a_moment_for_a_server_that_does_not_answer(
+async def test_leaving_waits_only_briefly_for_a_server_that_does_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(websocket, "CLOSE_TIMEOUT_S", 0.05)
 
     async def script(ws: WebSocketConnection) -> None:
         await accept(ws)
-        ws._reader_running = False  # deaf from here on
+        ws._reader_running = False  # reads nothing from here on
         await trio.sleep_forever()
 
     async with server(script) as url:
         with trio.fail_after(5):
-            async with open_stream(url, "T"):
+            async with open_stream_1(url, "T"):
                 pass
 
 
-async def test_errors_of_the_body_arrive_as_they_are() -> None:
+async def test_errors_raised_inside_the_context_are_not_wrapped() -> None:
     async def script(ws: WebSocketConnection) -> None:
         await accept(ws)
         await ws.get_message()
 
     async with server(script) as url:
         with pytest.raises(ZeroDivisionError):
-            async with open_stream(url, "T"):
+            async with open_stream_1(url, "T"):
                 raise ZeroDivisionError
 
 
-async def test_nobody_listening_is_unavailable(unused_url: str) -> None:
+async def test_a_port_without_a_listener_is_unavailable(unused_url: str) -> None:
     with pytest.raises(StreamUnavailable, match="cannot be reached"):
-        async with open_stream(unused_url, "T"):
-            raise AssertionError("must not get in")
+        async with open_stream_1(unused_url, "T"):
+            raise AssertionError("must not connect")
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "error"),
     [
         (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "503"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "200"),
@@ -342,11 +483,11 @@ async def test_nobody_listening_is_unavailable(unused_url: str) -> None:
         (b"", "broke"),
     ],
 )
-async def test_a_server_that_does_not_upgrade_is_unavailable(answer: bytes, said: str) -> None:
+async def test_a_server_that_does_not_upgrade_is_unavailable(answer: bytes, error: str) -> None:
     async with raw_server(answer) as url:
-        with pytest.raises(StreamUnavailable, match=said):
-            async with open_stream(url, "T"):
-                raise AssertionError("must not get in")
+        with pytest.raises(StreamUnavailable, match=error):
+            async with open_stream_1(url, "T"):
+                raise AssertionError("must not connect")
 
 
 async def test_a_connection_that_breaks_during_the_handshake_is_unavailable() -> None:
@@ -355,25 +496,25 @@ async def test_a_connection_that_breaks_during_the_handshake_is_unavailable() ->
 
     async with server(script) as url:
         with pytest.raises(StreamUnavailable, match="broke"):
-            async with open_stream(url, "T"):
-                raise AssertionError("must not get in")
+            async with open_stream_1(url, "T"):
+                raise AssertionError("must not connect")
 
 
-async def test_a_silent_server_is_given_up_on() -> None:
+async def test_a_handshake_with_a_silent_server_times_out() -> None:
     async def script(ws: WebSocketConnection) -> None:
         await trio.sleep_forever()
 
     async with server(script) as url:
         with pytest.raises(StreamUnavailable, match=r"did not finish the handshake within 0\.05 seconds"):
-            async with open_stream(url, "T", handshake_timeout_s=0.05):
-                raise AssertionError("must not get in")
+            async with open_stream_1(url, "T", handshake_timeout_s=0.05):
+                raise AssertionError("must not connect")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ws://", "ws://host:port/", "stream", "ws://[::1"])
-async def test_what_is_no_url_of_a_stream_is_a_wrong_setting(url: str) -> None:
+async def test_what_is_not_a_stream_url_is_a_settings_error(url: str) -> None:
     with pytest.raises(SettingsError, match="ws://host:port/stream"):
-        async with open_stream(url, "T"):
-            raise AssertionError("must not get in")
+        async with open_stream_1(url, "T"):
+            raise AssertionError("must not connect")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`nx-signal publish` towards Kafka: what arrives on the topic."""
+"""`nx-signal publish` to Kafka: what arrives on the topic."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import trio
 from aiokafka import AIOKafkaConsumer
 
-from nx_signal.adapters._aio import open_border
-from nx_signal.adapters.kafka_producer import open_producer
+from nx_signal.adapters.asyncio_bridge import open_asyncio_bridge
+from nx_signal.adapters.kafka.producer import open_producer
 from nx_signal.cli import main as cli
 from nx_signal.errors import SourceUnavailable
 from services import free_port
@@ -32,9 +32,9 @@ async def everything_on(servers: str, topic: str, count: int) -> Sequence[Any]:
         finally:
             await consumer.stop()
 
-    async with open_border() as border:
+    async with open_asyncio_bridge() as bridge:
         with trio.fail_after(30):
-            records = await border.call(_aio_read)
+            records = await bridge.call(_aio_read)
     return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
@@ -49,7 +49,7 @@ async def test_messages_arrive_as_they_were_keyed_by_their_organizer(
     status = await trio.to_thread.run_sync(
         cli.main, [*arguments, "--kafka-bootstrap-servers", kafka_servers], abandon_on_cancel=False
     )
-    assert (status, capfd.readouterr().out) == (0, "accepted 1500\n")
+    assert status == 0 and capfd.readouterr().out.startswith("accepted 1500\n")
 
     records = await everything_on(kafka_servers, kafka_topic, 1_500)
     assert len(records) == 1_500
@@ -61,11 +61,11 @@ async def test_messages_arrive_as_they_were_keyed_by_their_organizer(
         ]
 
 
-async def test_brokers_that_are_away_are_said_to_be_unavailable() -> None:
+async def test_brokers_that_cannot_be_reached_are_reported_as_unavailable() -> None:
     with pytest.raises(ExceptionGroup) as group:
         async with open_producer(f"127.0.0.1:{free_port()}", "t"):
-            raise AssertionError("must not get in")
-    assert group.group_contains(SourceUnavailable, match="cannot be reached: no broker answers there")
+            raise AssertionError("must not connect")
+    assert group.group_contains(SourceUnavailable, match="cannot be reached: Connection refused.")
 
 
 async def test_a_producer_that_is_cancelled_ends_in_time(kafka_servers: str, kafka_topic: str) -> None:

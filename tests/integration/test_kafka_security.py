@@ -1,10 +1,9 @@
-"""Kafka that asks who comes, and over TLS: what is let in, and what ends with a sentence."""
+"""Kafka with SASL and TLS: what is accepted, and the sentences for what is refused."""
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import os
+import struct
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,17 +12,15 @@ from typing import Any
 
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from nx_signal.adapters.kafka import KafkaSource
-from nx_signal.adapters.kafka_producer import open_producer
-from nx_signal.adapters.kafka_security import KafkaSecurity
-from nx_signal.errors import SettingsError
+from certificates import self_signed
+from memory_source import MemoryPositions
+from nx_signal.adapters.kafka.producer import open_producer
+from nx_signal.adapters.kafka.security import KafkaSecurity
+from nx_signal.adapters.kafka.source import KafkaSource
+from nx_signal.errors import SettingsError, SourceUnavailable
 from nx_signal.ports import Batch
-from services import ApacheKafka, free_port
+from services import ApacheKafka, free_port, kafka_request, kafka_string
 
 PATIENCE_S = 60.0
 SESSION_MS = 10_000
@@ -38,11 +35,11 @@ org.apache.kafka.common.security.scram.ScramLoginModule required;
 
 
 class GuardedKafka(ApacheKafka):
-    """Apache Kafka with three more doors: `sasl`, `ssl`, and `both`; the user is ann, her password right."""
+    """Apache Kafka with three more listeners: `sasl`, `ssl` and `both`; user ann, password right."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.doors = {door: f"127.0.0.1:{free_port()}" for door in ("sasl", "ssl", "both")}
+        self.listeners = {listener: f"127.0.0.1:{free_port()}" for listener in ("sasl", "ssl", "both")}
         self.ca_file = self.directory / "ca.pem"
 
     def prepare(self) -> None:
@@ -52,12 +49,12 @@ class GuardedKafka(ApacheKafka):
         self.ca_file.write_bytes(certificate)
         path = self.directory / "server.properties"
         text = path.read_text()
-        doors = [
-            f"{name}://{self.doors[door]}"
-            for name, door in (("SASL_PLAINTEXT", "sasl"), ("SSL", "ssl"), ("SASL_SSL", "both"))
+        listeners = [
+            f"{name}://{self.listeners[listener]}"
+            for name, listener in (("SASL_PLAINTEXT", "sasl"), ("SSL", "ssl"), ("SASL_SSL", "both"))
         ]
         for setting in ("listeners=", "advertised.listeners="):
-            text = text.replace(f"\n{setting}", f"\n{setting}{','.join(doors)},")
+            text = text.replace(f"\n{setting}", f"\n{setting}{','.join(listeners)},")
         text = text.replace(
             "protocol.map=", "protocol.map=SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL,"
         )
@@ -70,40 +67,16 @@ class GuardedKafka(ApacheKafka):
             args += ("--add-scram", "SCRAM-SHA-256=[name=ann,password=right]")
         return super()._java(main, *args)
 
-    def way_in(self, way: str) -> tuple[str, KafkaSecurity]:
-        """(servers, how to get in there)"""
+    def access_to(self, way: str) -> tuple[str, KafkaSecurity]:
+        """(servers, the security settings for them)"""
         match way:
             case "PLAIN" | "SCRAM-SHA-256":
-                return self.doors["sasl"], KafkaSecurity("SASL_PLAINTEXT", way, "ann", "right")
+                return self.listeners["sasl"], KafkaSecurity("SASL_PLAINTEXT", way, "ann", "right")
             case "TLS":
-                return self.doors["ssl"], KafkaSecurity("SSL", ca_file=self.ca_file)
+                return self.listeners["ssl"], KafkaSecurity("SSL", ca_file=self.ca_file)
             case _:
                 security = KafkaSecurity("SASL_SSL", "SCRAM-SHA-256", "ann", "right", self.ca_file)
-                return self.doors["both"], security
-
-
-def self_signed(address: str) -> tuple[bytes, bytes]:
-    """(private key, certificate) in PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
-    today = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(today - datetime.timedelta(days=1))
-        .not_valid_after(today + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private, certificate.public_bytes(serialization.Encoding.PEM)
+                return self.listeners["both"], security
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +87,7 @@ def guarded(apache_kafka: ApacheKafka) -> Iterator[GuardedKafka]:  # skipped whe
 
 def source_of(servers: str, topic: str, security: KafkaSecurity) -> KafkaSource:
     group = f"group-{uuid.uuid4().hex[:12]}"
-    return KafkaSource(servers, topic, group, "tests", "latest", SESSION_MS, security)
+    return KafkaSource(servers, topic, group, "tests", "latest", SESSION_MS, MemoryPositions(), security)
 
 
 async def read_one(source: KafkaSource, publish: Callable[[], Any]) -> bytes:
@@ -129,9 +102,11 @@ async def read_one(source: KafkaSource, publish: Callable[[], Any]) -> bytes:
 
 
 @pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "TLS", "both"])
-async def test_with_the_right_credentials_records_flow(guarded: GuardedKafka, way: str) -> None:
+async def test_with_the_right_credentials_records_are_produced_and_consumed(
+    guarded: GuardedKafka, way: str
+) -> None:
     topic = guarded.create_topic(1)
-    servers, security = guarded.way_in(way)
+    servers, security = guarded.access_to(way)
 
     async def publish() -> None:
         async with open_producer(servers, topic, security) as produce:
@@ -153,30 +128,88 @@ REFUSED = {
         "APP_ENV_KAFKA_SASL_MECHANISM",
     ),
     "an unknown authority": ("ssl", KafkaSecurity("SSL"), CERTIFICATE),
+    "an unknown authority, with a user": (
+        "both",
+        KafkaSecurity("SASL_SSL", "SCRAM-SHA-256", "ann", "right"),
+        CERTIFICATE,
+    ),
 }
 
 
-@pytest.mark.parametrize(("door", "security", "says"), REFUSED.values(), ids=REFUSED.keys())
-async def test_what_kafka_refuses_is_a_wrong_setting_and_not_shown(
-    guarded: GuardedKafka, door: str, security: KafkaSecurity, says: str
+@pytest.mark.parametrize(("listener", "security", "error"), REFUSED.values(), ids=REFUSED.keys())
+async def test_what_kafka_refuses_is_a_settings_error_and_not_shown(
+    guarded: GuardedKafka, listener: str, security: KafkaSecurity, error: str
 ) -> None:
     async def consume() -> None:
-        await read_one(source_of(guarded.doors[door], "any", security), trio.sleep_forever)
+        await read_one(source_of(guarded.listeners[listener], "any", security), trio.sleep_forever)
 
     async def produce() -> None:
-        async with open_producer(guarded.doors[door], "any", security):
+        async with open_producer(guarded.listeners[listener], "any", security):
             pass
 
     for attempt in (consume, produce):
         with pytest.RaisesGroup(
-            pytest.RaisesExc(SettingsError, match=says), flatten_subgroups=True
+            pytest.RaisesExc(SettingsError, match=error), flatten_subgroups=True
         ) as raised:
             with trio.fail_after(PATIENCE_S):
                 await attempt()
         assert "wrong" not in repr(raised.value)
 
 
-async def test_a_broker_that_knows_no_users_is_a_wrong_setting(guarded: GuardedKafka) -> None:
+async def test_a_wrong_password_over_tls_is_a_settings_error(guarded: GuardedKafka) -> None:
+    security = KafkaSecurity("SASL_SSL", "SCRAM-SHA-256", "ann", "wrong", guarded.ca_file)
+    with pytest.RaisesGroup(pytest.RaisesExc(SettingsError, match=USER), flatten_subgroups=True):
+        await read_one(source_of(guarded.listeners["both"], "any", security), trio.sleep_forever)
+
+
+PROTOCOL = "APP_ENV_KAFKA_SECURITY_PROTOCOL to"
+MISMATCHES = [
+    ("PLAINTEXT", "ssl", f"expects TLS: set {PROTOCOL} SSL"),
+    ("PLAINTEXT", "both", f"expects TLS: set {PROTOCOL} SSL"),
+    ("PLAINTEXT", "sasl", f"expects a user: set {PROTOCOL} SASL_PLAINTEXT"),
+    ("SASL_PLAINTEXT", "ssl", f"expects TLS: set {PROTOCOL} SASL_SSL"),
+    ("SASL_PLAINTEXT", "both", f"expects TLS: set {PROTOCOL} SASL_SSL"),
+    ("SASL_PLAINTEXT", "plain", "does not accept this authentication"),
+    ("SSL", "plain", f"does not speak TLS: set {PROTOCOL} PLAINTEXT"),
+    ("SSL", "sasl", f"does not speak TLS: set {PROTOCOL} PLAINTEXT"),
+    ("SSL", "both", f"expects a user: set {PROTOCOL} SASL_SSL"),
+    ("SASL_SSL", "plain", f"does not speak TLS: set {PROTOCOL} SASL_PLAINTEXT"),
+    ("SASL_SSL", "sasl", f"does not speak TLS: set {PROTOCOL} SASL_PLAINTEXT"),
+    ("SASL_SSL", "ssl", "does not accept this authentication"),
+]
+
+
+@pytest.mark.parametrize(("protocol", "listener", "error"), MISMATCHES)
+async def test_a_protocol_that_the_port_does_not_speak_is_one_sentence(
+    guarded: GuardedKafka, protocol: str, listener: str, error: str
+) -> None:
+    servers = guarded.servers if listener == "plain" else guarded.listeners[listener]
+    name, password = ("ann", "right") if protocol.startswith("SASL") else (None, None)
+    ca_file = guarded.ca_file if protocol.endswith("SSL") else None
+    security = KafkaSecurity(protocol, "PLAIN", name, password, ca_file)
+
+    async def consume() -> None:
+        await read_one(source_of(servers, "any", security), trio.sleep_forever)
+
+    async def produce() -> None:
+        async with open_producer(servers, "any", security):
+            pass
+
+    for attempt in (consume, produce):
+        with pytest.RaisesGroup(pytest.RaisesExc(SettingsError, match=error), flatten_subgroups=True):
+            with trio.fail_after(PATIENCE_S):
+                await attempt()
+
+
+async def test_a_name_that_is_not_resolved_is_waited_for_and_named() -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(SourceUnavailable, match="no-such-host.invalid:9092 cannot be reached: .*known"),
+        flatten_subgroups=True,
+    ):
+        await read_one(source_of("no-such-host.invalid:9092", "any", KafkaSecurity()), trio.sleep_forever)
+
+
+async def test_a_broker_without_sasl_is_a_settings_error(guarded: GuardedKafka) -> None:
     security = KafkaSecurity("SASL_PLAINTEXT", "PLAIN", "ann", "right")
     with pytest.RaisesGroup(
         pytest.RaisesExc(SettingsError, match="APP_ENV_KAFKA_SECURITY_PROTOCOL"), flatten_subgroups=True
@@ -194,7 +227,7 @@ async def test_with_wrong_credentials_the_process_ends_with_one_sentence_and_sta
         **{name: value for name, value in os.environ.items() if not name.startswith("APP_ENV_")},
         "APP_ENV_DATA_DIR": str(tmp_path / "data"),
         "APP_ENV_LOG_LEVEL": "error",
-        "APP_ENV_KAFKA_BOOTSTRAP_SERVERS": guarded.doors["sasl"],
+        "APP_ENV_KAFKA_BOOTSTRAP_SERVERS": guarded.listeners["sasl"],
         "APP_ENV_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
         "APP_ENV_KAFKA_SASL_USERNAME": "ann",
         "APP_ENV_KAFKA_SASL_PASSWORD": "hunter2",
@@ -207,20 +240,77 @@ async def test_with_wrong_credentials_the_process_ends_with_one_sentence_and_sta
             capture_stdout=True,
             capture_stderr=True,
         )
-    said = done.stderr.decode()
-    assert done.returncode == 2, said
-    last = said.splitlines()[-1]
-    assert last.startswith(f"nx-signal {command}: Kafka at {guarded.doors['sasl']} refuses this user: ")
+    stderr = done.stderr.decode()
+    assert done.returncode == 2, stderr
+    last = stderr.splitlines()[-1]
+    assert last.startswith(f"nx-signal {command}: Kafka at {guarded.listeners['sasl']} refuses this user: ")
     assert last.endswith("Check APP_ENV_KAFKA_SASL_USERNAME and APP_ENV_KAFKA_SASL_PASSWORD.")
-    assert "Traceback" not in said
-    assert "hunter2" not in said
+    assert "Traceback" not in stderr
+    assert "hunter2" not in stderr
+
+
+# --- rights ---------------------------------------------------------------------------------------
+
+TOPIC, GROUP, ALLOW, LITERAL, READ, WRITE = 2, 3, 3, 3, 3, 4
+"""Of CreateAcls (https://kafka.apache.org/protocol)."""
+
+
+class LockedKafka(GuardedKafka):
+    """Its users have the rights alone that they are given; a client of the plain listener gives them."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        with (self.directory / "server.properties").open("a") as properties:
+            properties.write(
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
+                "super.users=User:ANONYMOUS\n"
+            )
+
+    def allow(self, kind: int, name: str, operation: int) -> None:
+        rule = struct.pack(">b", kind) + kafka_string(name) + struct.pack(">b", LITERAL)
+        rule += kafka_string("User:ann") + kafka_string("*") + struct.pack(">bb", operation, ALLOW)
+        answer = kafka_request(self.servers, (30, 1), struct.pack(">i", 1) + rule)
+        answer.take("i"), answer.take("i")  # throttle time, one answer
+        assert answer.take("h") == 0, answer.string()
+
+
+@pytest.fixture(scope="module")
+def locked(apache_kafka: ApacheKafka) -> Iterator[LockedKafka]:  # skipped where that is
+    with LockedKafka() as broker:
+        yield broker
+
+
+async def test_each_missing_right_is_one_sentence(locked: LockedKafka) -> None:
+    topic = locked.create_topic(1)
+    servers, security = locked.access_to("PLAIN")
+    source = source_of(servers, topic, security)
+
+    async def consume() -> None:
+        await read_one(source, trio.sleep_forever)
+
+    async def produce() -> None:
+        async with open_producer(servers, topic, security) as send:
+            await send([("k", b"1")])
+
+    async def refused(attempt: Callable[[], Any], error: str) -> None:
+        with pytest.RaisesGroup(pytest.RaisesExc(SettingsError, match=error), flatten_subgroups=True):
+            with trio.fail_after(PATIENCE_S):
+                await attempt()
+
+    await refused(consume, f"refuses the topic {topic}: allow reading it")
+    await refused(produce, f"refuses the topic {topic}: allow writing it")
+    locked.allow(TOPIC, topic, READ)
+    await refused(consume, f"refuses the group {source.group_id}: allow it")
+    locked.allow(GROUP, source.group_id, READ)
+    locked.allow(TOPIC, topic, WRITE)
+    assert await read_one(source, produce) == b"1"
 
 
 # --- settings ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("parts", "says"),
+    ("parts", "error"),
     [
         ({"protocol": "SASL_SSL"}, "set APP_ENV_KAFKA_SASL_USERNAME and APP_ENV_KAFKA_SASL_PASSWORD"),
         ({"protocol": "SASL_SSL", "username": "ann"}, "APP_ENV_KAFKA_SASL_PASSWORD"),
@@ -229,18 +319,18 @@ async def test_with_wrong_credentials_the_process_ends_with_one_sentence_and_sta
         ({"ca_file": Path("ca.pem")}, "APP_ENV_KAFKA_SECURITY_PROTOCOL is PLAINTEXT"),
     ],
 )
-def test_parts_that_do_not_belong_together_are_a_wrong_setting(parts: dict[str, Any], says: str) -> None:
-    with pytest.raises(SettingsError, match=says):
+def test_settings_that_contradict_each_other_are_a_settings_error(parts: dict[str, Any], error: str) -> None:
+    with pytest.raises(SettingsError, match=error):
         KafkaSecurity(**parts)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"], ids=["missing", "empty", "other"])
-def test_a_file_without_certificates_is_a_wrong_setting(content: bytes | None, tmp_path: Path) -> None:
+def test_a_file_without_certificates_is_a_settings_error(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "ca.pem").write_bytes(content)
     with pytest.raises(SettingsError, match=r"APP_ENV_KAFKA_SSL_CAFILE .*/ca\.pem"):
         KafkaSecurity("SSL", ca_file=tmp_path / "ca.pem").options()
 
 
-def test_printing_how_we_get_in_hides_the_password() -> None:
+def test_printing_the_security_settings_hides_the_password() -> None:
     assert "hunter" not in repr(KafkaSecurity("SASL_SSL", "PLAIN", "ann", "hunter2"))

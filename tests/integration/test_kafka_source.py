@@ -1,97 +1,47 @@
-"""The Kafka source against brokers that are away, gone or frozen, and what only Kafka's records have."""
+"""The Kafka source with unavailable and frozen brokers, and the fields of Kafka's records."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import os
-import struct
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
-from aiokafka import AIOKafkaProducer
 from aiokafka.consumer.fetcher import Fetcher, OffsetResetStrategy
 
-from nx_signal.adapters import kafka as kafka_module
-from nx_signal.adapters._aio import open_border
-from nx_signal.adapters.kafka import KafkaSource
+from kafka_admin import KafkaAdmin, produce
+from kafka_kit import SESSION_MS, raises_within, source_of
+from memory_source import MemoryPositions
+from nx_signal.adapters.kafka import driver
+from nx_signal.adapters.kafka import source as source_module
+from nx_signal.adapters.kafka.source import KafkaSource
 from nx_signal.errors import SettingsError, SourceUnavailable
 from nx_signal.model import Record
 from nx_signal.ports import Batch
-from services import ApacheKafka, Tansu, kafka_leaders, kafka_request, kafka_string
-
-PATIENCE_S = 60.0  # a loaded machine; nothing below waits for it when all is well
-SESSION_MS = 1_000
-
-
-def source_of(broker: Tansu | ApacheKafka, topic: str, **changes: Any) -> KafkaSource:
-    options = {
-        "servers": broker.servers,
-        "topic": topic,
-        "group_id": f"group-{uuid.uuid4().hex[:12]}",
-        "client_id": "tests",
-        "start_at": "latest",
-        "session_timeout_ms": SESSION_MS,
-    }
-    return KafkaSource(**{**options, **changes})  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def running(source: KafkaSource, room: float = 100) -> AsyncIterator[trio.MemoryReceiveChannel[Batch]]:
-    send, receive = trio.open_memory_channel[Batch](room)
-    with trio.fail_after(PATIENCE_S):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(source.run, send)
-            yield receive
-            nursery.cancel_scope.cancel()
-
-
-async def produce(broker: Tansu | ApacheKafka, topic: str, messages: Sequence[dict[str, Any]]) -> None:
-    async def _aio_produce() -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=broker.servers)
-        await producer.start()
-        try:
-            for message in messages:
-                await producer.send_and_wait(topic, **message)
-        finally:
-            await producer.stop()
-
-    async with open_border() as border:
-        await border.call(_aio_produce)
-
-
-async def take(batches: trio.MemoryReceiveChannel[Batch], count: int) -> list[Record]:
-    records: list[Record] = []
-    while len(records) < count:
-        batch = await batches.receive()
-        records.extend(batch.records)
-        batch.ack()
-    return records
-
-
-def raises_within(error: type[Exception], match: str) -> pytest.RaisesGroup[Exception]:
-    """In a group: nurseries raise groups."""
-    return pytest.RaisesGroup(pytest.RaisesExc(error, match=match), flatten_subgroups=True)
+from services import ApacheKafka, Tansu
+from source_kit import running, take
 
 
 @pytest.fixture
 def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_module, "PROBE_EVERY_S", 0.2)
-    monkeypatch.setattr(kafka_module, "PROBE_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(kafka_module, "ANSWER_S", 1.0)
+    monkeypatch.setattr(source_module, "PROBE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(driver, "PROBE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(source_module, "REQUEST_TIMEOUT_S", 1.0)
 
 
-WAY_OUT_S = kafka_module.LAST_COMMIT_S + kafka_module.STOP_S + kafka_module.ABANDON_S + 2.0
+WAY_OUT_S = source_module.FINAL_COMMIT_TIMEOUT_S + driver.STOP_TIMEOUT_S + source_module.STOP_GRACE_S + 2.0
 
 
 # --- records -------------------------------------------------------------------------------------
 
 
-async def test_a_record_keeps_what_it_has(kafka_broker: Tansu | ApacheKafka) -> None:
+async def test_a_record_has_the_key_the_value_and_the_headers_of_kafka(
+    kafka_broker: Tansu | ApacheKafka,
+) -> None:
     topic = kafka_broker.create_topic(1)
     async with running(source_of(kafka_broker, topic)) as batches:
         await produce(
@@ -112,7 +62,7 @@ async def test_a_record_keeps_what_it_has(kafka_broker: Tansu | ApacheKafka) -> 
 
 
 @pytest.mark.parametrize(("start_at", "expected"), [("latest", [b"new"]), ("earliest", [b"old", b"new"])])
-async def test_a_new_group_starts_where_it_is_told_to(
+async def test_a_new_group_starts_at_the_configured_position(
     kafka_broker: Tansu | ApacheKafka, start_at: str, expected: list[bytes]
 ) -> None:
     topic = kafka_broker.create_topic(1)
@@ -122,42 +72,31 @@ async def test_a_new_group_starts_where_it_is_told_to(
         assert [record.value for record in await take(batches, len(expected))] == expected
 
 
-async def add_partitions(servers: str, topic: str, total: int) -> None:
-    """Kafka's CreatePartitions, version 0; of Tansu it is not known."""
-    body = struct.pack(">i", 1) + kafka_string(topic) + struct.pack(">ii", total, -1)
-    answer = kafka_request(servers, (37, 0), body + struct.pack(">i?", 10_000, False))
-    answer.take("i"), answer.take("i"), answer.string()  # throttle time, one topic, its name
-    assert answer.take("h") == 0, answer.string()
-    with trio.fail_after(PATIENCE_S):
-        while len(kafka_leaders(servers, topic)) < total:  # noqa: ASYNC110 - a broker is polled
-            await trio.sleep(0.02)
-
-
-async def test_a_partition_added_while_it_runs_is_read_from_its_beginning(
+async def test_a_partition_added_while_the_source_runs_is_read_from_its_beginning(
     apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_module, "METADATA_AGE_MS", 2_000)
+    monkeypatch.setattr(source_module, "METADATA_AGE_MS", 2_000)
     topic = apache_kafka.create_topic(1)
     await produce(apache_kafka, topic, [{"value": b"old"}])
     async with running(source_of(apache_kafka, topic)) as batches:
-        await add_partitions(apache_kafka.servers, topic, 2)
-        await produce(apache_kafka, topic, [{"value": b"unheard yet", "partition": 1}])
-        assert [record.value for record in await take(batches, 1)] == [b"unheard yet"]
+        await KafkaAdmin(apache_kafka).add_partitions(topic, 2)
+        await produce(apache_kafka, topic, [{"value": b"unread yet", "partition": 1}])
+        assert [record.value for record in await take(batches, 1)] == [b"unread yet"]
 
 
-async def test_a_partition_added_while_it_is_away_is_read_from_its_beginning(
+async def test_a_partition_added_while_the_source_is_stopped_is_read_from_its_beginning(
     apache_kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_module, "METADATA_AGE_MS", 2_000)
+    monkeypatch.setattr(source_module, "METADATA_AGE_MS", 2_000)
     topic = apache_kafka.create_topic(1)
     await produce(apache_kafka, topic, [{"value": b"old"}])
     source = source_of(apache_kafka, topic)
     async with running(source):
         pass
-    await add_partitions(apache_kafka.servers, topic, 2)
-    await produce(apache_kafka, topic, [{"value": b"unheard", "partition": 1}])
+    await KafkaAdmin(apache_kafka).add_partitions(topic, 2)
+    await produce(apache_kafka, topic, [{"value": b"unread", "partition": 1}])
     async with running(source) as batches:
-        assert [record.value for record in await take(batches, 1)] == [b"unheard"]
+        assert [record.value for record in await take(batches, 1)] == [b"unread"]
     async with running(source) as batches:  # and once only
         await produce(apache_kafka, topic, [{"value": b"new", "partition": 1}])
         assert [record.value for record in await take(batches, 1)] == [b"new"]
@@ -170,15 +109,15 @@ async def test_what_an_added_partition_holds_is_read_however_late_a_reset_answer
     source = source_of(apache_kafka, topic)
     async with running(source):
         pass
-    await add_partitions(apache_kafka.servers, topic, 2)
-    await produce(apache_kafka, topic, [{"value": b"unheard", "partition": 1}])
+    await KafkaAdmin(apache_kafka).add_partitions(topic, 2)
+    await produce(apache_kafka, topic, [{"value": b"unread", "partition": 1}])
     asked_for_beginning = asyncio.Event()
-    ask = Fetcher._proc_offset_request
+    request_offsets = Fetcher._proc_offset_request
 
     async def ask_and_hold_the_latest(fetcher: Any, node: int, of: Any) -> Any:
-        answer = await ask(fetcher, node, of)
-        wanted = {strategy for partitions in of.values() for _, strategy in partitions}
-        if OffsetResetStrategy.EARLIEST in wanted:
+        answer = await request_offsets(fetcher, node, of)
+        strategies = {strategy for partitions in of.values() for _, strategy in partitions}
+        if OffsetResetStrategy.EARLIEST in strategies:
             asked_for_beginning.set()
         else:
             await asked_for_beginning.wait()
@@ -186,7 +125,7 @@ async def test_what_an_added_partition_holds_is_read_however_late_a_reset_answer
 
     monkeypatch.setattr(Fetcher, "_proc_offset_request", ask_and_hold_the_latest)
     async with running(source) as batches:
-        assert [record.value for record in await take(batches, 1)] == [b"unheard"]
+        assert [record.value for record in await take(batches, 1)] == [b"unread"]
 
 
 # --- the group -----------------------------------------------------------------------------------
@@ -212,12 +151,12 @@ async def test_an_instance_without_a_partition_starts_and_waits(kafka_broker: Ta
     assert [record.value for record in received] == [b"1"]
 
 
-# --- brokers that are away -----------------------------------------------------------------------
+# --- unavailable brokers -------------------------------------------------------------------------
 
 
-async def test_a_broker_that_is_away_at_the_start_is_waited_for(own_kafka: Tansu) -> None:
+async def test_a_broker_that_is_unavailable_at_the_start_is_waited_for(own_kafka: Tansu) -> None:
     await trio.to_thread.run_sync(own_kafka.stop)
-    with raises_within(SourceUnavailable, f"Kafka at {own_kafka.servers} cannot be reached"):
+    with raises_within(SourceUnavailable, f"{own_kafka.servers} cannot be reached: Connection refused."):
         async with running(source_of(own_kafka, "any")):
             pass
     await trio.to_thread.run_sync(own_kafka.start)
@@ -229,7 +168,7 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for(own_kafka: Tansu
 
 @pytest.mark.usefixtures("quick_probe")
 @pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_a_broker_that_goes_away_is_noticed_and_leaves_nothing_open(
+async def test_a_broker_that_becomes_unavailable_is_noticed_and_leaves_nothing_open(
     own_kafka: Tansu, fault: str
 ) -> None:
     topic = await trio.to_thread.run_sync(own_kafka.create_topic, 2)
@@ -248,7 +187,7 @@ async def test_a_broker_that_goes_away_is_noticed_and_leaves_nothing_open(
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_a_stop_is_bounded_with_the_broker_gone(own_kafka: Tansu, fault: str) -> None:
+async def test_a_stop_is_bounded_with_the_broker_down(own_kafka: Tansu, fault: str) -> None:
     topic = await trio.to_thread.run_sync(own_kafka.create_topic, 2)
     files = len(os.listdir("/proc/self/fd"))
     async with running(source_of(own_kafka, topic)) as batches:
@@ -263,7 +202,7 @@ async def test_a_stop_is_bounded_with_the_broker_gone(own_kafka: Tansu, fault: s
 
 
 @pytest.mark.usefixtures("quick_probe")
-async def test_a_broker_that_is_frozen_at_the_start_is_given_up_in_time(own_kafka: Tansu) -> None:
+async def test_a_start_with_a_frozen_broker_fails_within_the_timeout(own_kafka: Tansu) -> None:
     own_kafka.pause()
     with raises_within(SourceUnavailable, "Kafka at"):
         async with running(source_of(own_kafka, "any")):
@@ -274,7 +213,7 @@ async def test_a_broker_that_is_frozen_at_the_start_is_given_up_in_time(own_kafk
 # --- what the broker refuses ---------------------------------------------------------------------
 
 
-async def test_a_missing_topic_is_created_by_a_broker_that_does_so(
+async def test_a_missing_topic_is_created_by_a_broker_that_creates_topics(
     kafka_broker: Tansu | ApacheKafka,
 ) -> None:
     topic = f"new-{uuid.uuid4().hex[:12]}"
@@ -284,7 +223,7 @@ async def test_a_missing_topic_is_created_by_a_broker_that_does_so(
 
 
 class StrictKafka(ApacheKafka):
-    """Creates no topic by itself."""
+    """Does not create topics automatically."""
 
     def prepare(self) -> None:
         super().prepare()
@@ -292,28 +231,52 @@ class StrictKafka(ApacheKafka):
             properties.write("auto.create.topics.enable=false\n")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def strict_kafka(apache_kafka: ApacheKafka) -> Iterator[StrictKafka]:  # skipped where that is
     with StrictKafka() as broker:
         yield broker
 
 
 @pytest.mark.usefixtures("quick_probe")
-async def test_a_missing_topic_is_named_by_a_broker_that_does_not(strict_kafka: StrictKafka) -> None:
+async def test_a_missing_topic_is_named_when_the_broker_does_not_create_topics(
+    strict_kafka: StrictKafka,
+) -> None:
     with raises_within(SourceUnavailable, "has no topic no-such-topic .* create it"):
         async with running(source_of(strict_kafka, "no-such-topic")):
             pass
 
 
-async def test_a_session_that_the_broker_does_not_allow_is_a_wrong_setting(apache_kafka: ApacheKafka) -> None:
+@pytest.mark.usefixtures("quick_probe")
+async def test_what_is_sent_to_a_topic_made_after_the_start_is_read_from_its_beginning(
+    strict_kafka: StrictKafka,
+) -> None:
+    """The source is run again meanwhile, as supervise does."""
+    topic = f"late-{uuid.uuid4().hex[:12]}"
+    source = source_of(strict_kafka, topic)
+    with raises_within(SourceUnavailable, f"has no topic {topic}"):
+        async with running(source):
+            pass
+    await KafkaAdmin(strict_kafka).create_topic(topic, partitions=2)
+    messages = [{"value": b"%d" % partition, "partition": partition} for partition in range(2)]
+    await produce(strict_kafka, topic, messages)
+    async with running(source) as batches:
+        assert sorted(record.value for record in await take(batches, 2)) == [b"0", b"1"]
+    await produce(strict_kafka, topic, [{"value": b"2", "partition": 0}])
+    async with running(source) as batches:  # and once only
+        assert [record.value for record in await take(batches, 1)] == [b"2"]
+
+
+async def test_a_session_timeout_that_the_broker_does_not_allow_is_a_settings_error(
+    apache_kafka: ApacheKafka,
+) -> None:
     topic = apache_kafka.create_topic(1)
     with raises_within(SettingsError, "APP_ENV_KAFKA_SESSION_TIMEOUT_MS"):
         async with running(source_of(apache_kafka, topic, session_timeout_ms=50)):
             pass
 
 
-async def test_a_peer_that_is_no_broker_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_module, "ANSWER_S", 1.0)
+async def test_a_peer_that_is_not_a_broker_is_a_settings_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "REQUEST_TIMEOUT_S", 1.0)
 
     async def babble(stream: trio.SocketStream) -> None:
         await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(1_000))
@@ -321,8 +284,8 @@ async def test_a_peer_that_is_no_broker_is_unavailable(monkeypatch: pytest.Monke
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, babble, 0)
         port = listeners[0].socket.getsockname()[1]
-        source = KafkaSource(f"127.0.0.1:{port}", "any", "g", "c", "latest", SESSION_MS)
-        with raises_within(SourceUnavailable, f"127.0.0.1:{port}"):
+        source = KafkaSource(f"127.0.0.1:{port}", "any", "g", "c", "latest", SESSION_MS, MemoryPositions())
+        with raises_within(SettingsError, f"127.0.0.1:{port} is no Kafka broker"):
             async with running(source):
                 pass
         nursery.cancel_scope.cancel()

@@ -14,22 +14,22 @@ import pytest
 import schemathesis
 from test_rest_api import Desk
 
+from nx_signal.delivery.operator import ClientsPage
+from nx_signal.delivery.sessions import LiveSessions, SessionState
 from nx_signal.identity.issuer import Issuer, open_issuer
 from nx_signal.model import (
     PERMISSIONS,
     DeadLetter,
     Draft,
-    LiveSessions,
+    Grant,
     Member,
     Organizer,
     Position,
     Roster,
-    SessionState,
     Trace,
 )
 from nx_signal.rest.openapi import METHODS, declared, document
 from nx_signal.rest.route import Route
-from nx_signal.stream.operator import ClientsPage
 
 BASE = "/v1/api/signal"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -52,7 +52,7 @@ def schema_of(described: Any, whole: dict[str, Any]) -> Any:
 
 
 async def test_every_route_is_documented(desk: Desk) -> None:
-    """Those of the documentation itself excepted."""
+    """Except those of the documentation itself."""
     documented = {rule for rule, _, _, _ in declared(desk.app)}
     routes = {
         re.sub(r"<(?:\w+:)?(\w+)>", lambda m: "{" + _camel(m[1]) + "}", rule.rule)
@@ -112,10 +112,10 @@ async def test_the_viewer_serves_its_files_alone(desk: Desk, name: str) -> None:
 
 
 async def test_each_permission_is_named_by_the_routes_that_need_it(desk: Desk) -> None:
-    """And is really asked for: without it the example is a 403."""
-    asked = [(path, method, each) for path, method, _, each in declared(desk.app) if each.permission]
-    assert {each.permission for _, _, each in asked} <= set(PERMISSIONS)
-    for path, method, each in asked:
+    """And is required: without it the example is a 403."""
+    restricted = [(path, method, each) for path, method, _, each in declared(desk.app) if each.permission]
+    assert {each.permission for _, _, each in restricted} <= set(PERMISSIONS)
+    for path, method, each in restricted:
         others = [code for code in PERMISSIONS if code != each.permission]
         reply = await desk.call(method, address(path, each), body=each.example.body, permissions=others)
         assert (reply.status, reply.code) == (403, "forbidden")
@@ -131,9 +131,9 @@ def address(path: str, each: Route) -> str:
 
 
 async def furnished(issuer: Issuer) -> Desk:
-    """A desk with all that the examples speak of."""
+    """A desk with the data of the examples."""
     desk = Desk(issuer)
-    desk.stamp = NOON
+    desk.time = NOON
     routes = {(path, method): each for path, method, _, each in declared(desk.app)}
     row = routes[f"{BASE}/notifications/{{id}}", "GET"].example.answer
     await desk.database.inbox.insert(
@@ -154,28 +154,32 @@ async def furnished(issuer: Issuer) -> Desk:
         ]
     )
     explained = routes[f"{BASE}/activities/{{eventId}}/explain", "GET"].example.answer
-    told = {name: value for name, value in explained["trace"].items() if name != "handledAt"}
-    await desk.database.traces.add([Trace("payment-42", **told)])
+    fields = {name: value for name, value in explained["trace"].items() if name != "handledAt"}
+    await desk.database.traces.add([Trace("payment-42", **fields)])
     session = explained["deliveries"][0]["sessions"][0]
     desk.operator.live = LiveSessions(
         (SessionState(session["id"], session["serverId"], "ann", NOON, 0, 1, False, False, 0),), ()
     )
-    letter = routes[f"{BASE}/dead-letters/{{id}}", "GET"].example.answer
-    topic, partition, offset = letter["position"].split("/")
+    dead_letter = routes[f"{BASE}/dead-letters/{{id}}", "GET"].example.answer
+    topic, partition, offset = dead_letter["position"].split("/")
     await desk.database.dead_letters.add(
         [
             DeadLetter(
                 0,
                 Position(topic, int(partition), int(offset)),
-                letter["key"]["text"],
-                letter["value"]["text"].encode(),
+                dead_letter["key"]["text"],
+                dead_letter["value"]["text"].encode(),
                 {},
-                letter["error"],
+                dead_letter["error"],
             )
         ]
     )
     await desk.database.directory.load(
-        Roster([Organizer("o1", "vi", ("m1",))], [Member("ann", "o1", "m1", "staff", "en")], [])
+        Roster(
+            [Organizer("o1", "vi", ("m1",))],
+            [Member("ann", "o1", "m1", "staff", "en")],
+            [Grant("ann", None, "Activity.publish")],
+        )
     )
     status = routes[f"{BASE}/socket/websocket/clients/status", "GET"].example.answer
     client = routes[f"{BASE}/socket/websocket/clients/{{clientId}}", "GET"].example.answer
@@ -193,7 +197,7 @@ async def furnished(issuer: Issuer) -> Desk:
     return desk
 
 
-async def test_each_example_is_answered_as_it_says(issuer: Issuer) -> None:
+async def test_each_example_is_answered_as_documented(issuer: Issuer) -> None:
     for path, method, _, each in declared((await furnished(issuer)).app):
         desk = await furnished(issuer)
         permissions = [each.permission] if each.permission else []
@@ -211,7 +215,10 @@ async def test_each_example_is_answered_as_it_says(issuer: Issuer) -> None:
         if kind is None:
             assert reply.body == b""
         elif kind is not str:
-            assert reply.json == (each.example.answer or reply.json), path
+            documented = each.example.answer or reply.json
+            if isinstance(documented, dict) and "history" in documented:
+                documented = {**documented, "history": reply.json["history"]}  # never the same
+            assert reply.json == documented, path
             schema_of(described["content"]["application/json"]["schema"], whole).validate(reply.json)
 
 

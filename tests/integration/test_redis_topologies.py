@@ -13,22 +13,40 @@ from pathlib import Path
 import pytest
 import trio
 
-from nx_signal.adapters import redis as redis_module
-from nx_signal.adapters._redis_address import Cluster, One, Sentinels, servers_of
-from nx_signal.adapters.redis import RedisRelay
+from nx_signal.adapters.redis import relay as relay_module
+from nx_signal.adapters.redis.address import parse_address
+from nx_signal.adapters.redis.naming import Deployment
+from nx_signal.adapters.redis.relay import RedisRelay
+from nx_signal.adapters.redis.servers import Cluster, OneServer, Sentinels, Servers, servers_of
 from nx_signal.errors import RelayLost, SettingsError
-from nx_signal.model import Dispatch
-from nx_signal.ports import Listening, Received, RelayEvent
+from nx_signal.model import RelayMessage
+from nx_signal.ports import Received, RelayEvent, Subscribed
 from nx_signal.supervise import supervise
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
 from services import READY_S, Redis, free_port
 
 PATIENCE_S = 30.0
+
+
+def relay_to(url: str, server_id: str) -> RedisRelay:
+    async def deployment() -> Deployment:
+        return Deployment(b"secret")
+
+    return RedisRelay(url, server_id, deployment)
+
+
 SERVICE = "mymaster"
 
+DOWN_AFTER_MS = 1_000
+PERIODS_MS = {"INFO-PERIOD": 100, "PUBLISH-PERIOD": 100, "ASK-PERIOD": 100, "PING-PERIOD": 500}
+"""Of a sentinel; by default it takes up to 10 s until the sentinels find each other. With the master down it
+sends INFO to the replica every 1,000 ms, whatever INFO-PERIOD is, and promotes it only when the reply is
+younger than five ping periods; otherwise it tries again after 4 s. It reconnects once in a ping period, so
+that DOWN_AFTER_MS has to be longer."""
 
-def ask(address: str, *words: object) -> str:
+
+def query(address: str, *words: object) -> str:
     """The raw answer of one command; an error is raised."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -73,7 +91,7 @@ def _flag(key: str, value: object) -> Iterator[str]:
 
 
 class Sentinel(Redis):
-    """One sentinel over `master`, impatient."""
+    """One sentinel of `master`, with short timeouts."""
 
     def __init__(self, master: Redis, quorum: int = 1) -> None:
         super().__init__()
@@ -84,7 +102,7 @@ class Sentinel(Redis):
         (self.directory / "sentinel.conf").write_text(
             f"bind 127.0.0.1\nport {self.port}\ndir {self.directory}\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {self._master.port} {self._quorum}\n"
-            f"sentinel down-after-milliseconds {SERVICE} 500\n"
+            f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
             f"sentinel failover-timeout {SERVICE} 2000\n"
         )
 
@@ -93,8 +111,8 @@ class Sentinel(Redis):
 
     def start(self) -> None:
         super().start()
-        for period in ("INFO-PERIOD", "PUBLISH-PERIOD", "ASK-PERIOD", "PING-PERIOD"):
-            ask(self.address, "SENTINEL", "DEBUG", period, 100)  # else up to 10 s until they know each other
+        for period, milliseconds in PERIODS_MS.items():
+            query(self.address, "SENTINEL", "DEBUG", period, milliseconds)
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,7 @@ def watched() -> Iterator[Watched]:
     with ExitStack() as stack:
         master = stack.enter_context(Flagged(repl_diskless_sync_delay=0))
         replica = stack.enter_context(Flagged(replicaof=f"127.0.0.1 {master.port}"))
-        wait_until("replication", lambda: "master_link_status:up" in ask(replica.address, "INFO"))
+        wait_until("replication", lambda: "master_link_status:up" in query(replica.address, "INFO"))
         sentinels = tuple(stack.enter_context(Sentinel(master, quorum=2)) for _ in range(3))
         for each in sentinels:
             wait_until("the quorum", lambda each=each: _agreed(each))  # type: ignore[misc]
@@ -123,8 +141,8 @@ def watched() -> Iterator[Watched]:
 
 
 def _agreed(sentinel: Sentinel) -> bool:
-    """It knows the replica, and both other sentinels."""
-    info = ask(sentinel.address, "INFO", "sentinel")
+    """It has found the replica and both other sentinels."""
+    info = query(sentinel.address, "INFO", "sentinel")
     return "status=ok" in info and "slaves=1" in info and "sentinels=3" in info
 
 
@@ -138,9 +156,9 @@ def cluster() -> Iterator[list[Redis]]:
             for bus in buses
         ]
         for node, slots in zip(nodes, [(0, 5461), (5462, 10922), (10923, 16383)], strict=True):
-            ask(node.address, "CLUSTER", "ADDSLOTSRANGE", *slots)
+            query(node.address, "CLUSTER", "ADDSLOTSRANGE", *slots)
         for node, bus in zip(nodes[1:], buses[1:], strict=True):
-            ask(nodes[0].address, "CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+            query(nodes[0].address, "CLUSTER", "MEET", "127.0.0.1", node.port, bus)
         for node in nodes:
             wait_until("the cluster", lambda node=node: _joined(node))  # type: ignore[misc]
         yield list(nodes)
@@ -148,27 +166,27 @@ def cluster() -> Iterator[list[Redis]]:
 
 def _joined(node: Redis) -> bool:
     """It is linked with both others."""
-    info = ask(node.address, "CLUSTER", "INFO")
-    return "cluster_state:ok" in info and ask(node.address, "CLUSTER", "NODES").count(" connected") == 3
+    info = query(node.address, "CLUSTER", "INFO")
+    return "cluster_state:ok" in info and query(node.address, "CLUSTER", "NODES").count(" connected") == 3
 
 
 class Instance:
-    """A relay at work, run again whenever it is lost, and what it reports."""
+    """A running relay, run again whenever it is lost, and what it reports."""
 
     def __init__(
         self,
-        outbound: trio.MemorySendChannel[tuple[Dispatch, ...]],
+        outbound: trio.MemorySendChannel[tuple[RelayMessage, ...]],
         inbound: trio.MemoryReceiveChannel[RelayEvent],
     ) -> None:
         self.outbound = outbound
         self.inbound = inbound
 
-    async def hears_of(self, channel: str) -> None:
+    async def confirmation_of(self, channel: str) -> None:
         """Returns with the next confirmation."""
-        while await self.inbound.receive() != Listening(frozenset({channel})):
+        while await self.inbound.receive() != Subscribed(frozenset({channel})):
             pass
 
-    async def receives(self) -> list[bytes]:
+    async def receive(self) -> list[bytes]:
         event = await self.inbound.receive()
         assert isinstance(event, Received)
         return [message.data for message in event.messages]
@@ -177,10 +195,10 @@ class Instance:
 @asynccontextmanager
 async def supervised(url: str, *channels: str) -> AsyncIterator[Instance]:
     """Two instances differ in their id and share nothing else."""
-    to_relay, outbound = trio.open_memory_channel[tuple[Dispatch, ...]](100)
+    to_relay, outbound = trio.open_memory_channel[tuple[RelayMessage, ...]](100)
     from_relay, inbound = trio.open_memory_channel[RelayEvent](100)
-    relay = RedisRelay(url, f"server-{id(outbound)}")
-    relay.listen(channels)
+    relay = relay_to(url, f"server-{id(outbound)}")
+    relay.subscribe(channels)
 
     async def part(task_status: trio.TaskStatus[None]) -> None:
         await relay.run(outbound, from_relay, task_status)
@@ -192,15 +210,15 @@ async def supervised(url: str, *channels: str) -> AsyncIterator[Instance]:
             nursery.cancel_scope.cancel()
 
 
-def to_user(data: bytes) -> tuple[Dispatch, ...]:
-    return (Dispatch("user", "u1", "topic", data),)
+def to_user(data: bytes) -> tuple[RelayMessage, ...]:
+    return (RelayMessage("user", "u1", "topic", data),)
 
 
 async def run_once(url: str) -> None:
-    send, outbound = trio.open_memory_channel[tuple[Dispatch, ...]](1)
+    send, outbound = trio.open_memory_channel[tuple[RelayMessage, ...]](1)
     inbound, receive = trio.open_memory_channel[RelayEvent](100)
     with trio.fail_after(PATIENCE_S), send, receive:
-        await RedisRelay(url, "here").run(outbound, inbound, trio.TASK_STATUS_IGNORED)
+        await relay_to(url, "here").run(outbound, inbound, trio.TASK_STATUS_IGNORED)
 
 
 def ends(error: type[Exception], match: str) -> pytest.RaisesGroup[Exception]:
@@ -212,53 +230,55 @@ def ends(error: type[Exception], match: str) -> pytest.RaisesGroup[Exception]:
 # --- sentinels -----------------------------------------------------------------------------------
 
 
-async def test_after_a_failover_the_relays_listen_anew_on_the_new_master(watched: Watched) -> None:
+async def test_after_a_failover_the_relays_subscribe_again_on_the_new_master(watched: Watched) -> None:
     async with supervised(watched.url, "ws:user:u1") as here, supervised(watched.url) as there:
-        await here.hears_of("ws:user:u1")
-        assert "ws:user:u1" in ask(watched.master.address, "PUBSUB", "CHANNELS")
+        await here.confirmation_of("ws:user:u1")
+        assert "ws:user:u1" in query(watched.master.address, "PUBSUB", "CHANNELS")
         await there.outbound.send(to_user(b'"before"'))
-        assert await here.receives() == [b'"before"']
+        assert await here.receive() == [b'"before"']
 
         await trio.to_thread.run_sync(watched.master.kill)
-        await here.hears_of("ws:user:u1")
-        assert "ws:user:u1" in ask(watched.replica.address, "PUBSUB", "CHANNELS")
+        await here.confirmation_of("ws:user:u1")
+        assert "ws:user:u1" in query(watched.replica.address, "PUBSUB", "CHANNELS")
         # The other one may still be on its way there: what it sends waits for it.
         await there.outbound.send(to_user(b'"after"'))
-        assert await here.receives() == [b'"after"']
+        assert await here.receive() == [b'"after"']
 
 
-async def test_sentinels_that_are_away_or_frozen_are_passed_over(
+async def test_unavailable_and_frozen_sentinels_are_skipped(
     own_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nx_signal.adapters._redis_address.SEED_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("nx_signal.adapters.redis.driver.SEED_TIMEOUT_S", 0.2)
     with Sentinel(own_redis) as frozen, Sentinel(own_redis) as good:
         frozen.pause()
         hosts = f"127.0.0.1:{free_port()},{frozen.address},{good.address}"
         async with supervised(f"redis+sentinel://{hosts}/{SERVICE}", "ws:user:u1") as here:
-            await here.hears_of("ws:user:u1")
+            await here.confirmation_of("ws:user:u1")
 
 
-async def test_the_user_of_the_url_is_the_masters_and_that_of_sentinels_that_ask(own_redis: Redis) -> None:
-    ask(own_redis.address, "CONFIG", "SET", "requirepass", "right")
+async def test_the_user_of_the_url_is_for_the_master_and_for_sentinels_that_require_one(
+    own_redis: Redis,
+) -> None:
+    query(own_redis.address, "CONFIG", "SET", "requirepass", "right")
     with Sentinel(own_redis) as sentinel:
         url = f"redis+sentinel://:right@{sentinel.address}/{SERVICE}"
         for closed in (False, True):
             if closed:
-                ask(sentinel.address, "ACL", "SETUSER", "default", "resetpass", ">right")
+                query(sentinel.address, "ACL", "SETUSER", "default", "resetpass", ">right")
             async with supervised(url, "ws:user:u1") as here:
-                await here.hears_of("ws:user:u1")
+                await here.confirmation_of("ws:user:u1")
             with ends(SettingsError, "refuses this user.*APP_ENV_REDIS_URL") as raised:
                 await run_once(url.replace("right", "wrong"))
             assert ":wrong" not in repr(raised.value)
 
 
-async def test_a_service_that_no_sentinel_knows_is_a_wrong_setting(own_redis: Redis) -> None:
+async def test_a_service_that_no_sentinel_monitors_is_a_settings_error(own_redis: Redis) -> None:
     with Sentinel(own_redis) as one, Sentinel(own_redis) as other:
         url = f"redis+sentinel://{one.address},{other.address}/other"
-        with ends(SettingsError, "knows a service 'other': check its name in APP_ENV_REDIS_URL"):
+        with ends(SettingsError, "monitors a service 'other': check its name in APP_ENV_REDIS_URL"):
             await run_once(url)
         one.kill()
-        with ends(RelayLost, "no sentinel names the master of other"):  # that one may know it
+        with ends(RelayLost, "no sentinel names the master of other"):  # that one may monitor it
             await run_once(url)
 
 
@@ -288,15 +308,15 @@ async def naming(port: int) -> AsyncIterator[str]:
 async def test_a_master_that_became_a_replica_unnoticed_is_left(
     own_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_module, "PING_EVERY_S", 0.1)
-    send, outbound = trio.open_memory_channel[tuple[Dispatch, ...]](1)
+    monkeypatch.setattr(relay_module, "PING_INTERVAL_S", 0.1)
+    send, outbound = trio.open_memory_channel[tuple[RelayMessage, ...]](1)
     inbound, receive = trio.open_memory_channel[RelayEvent](100)
     async with naming(own_redis.port) as url:
-        relay = RedisRelay(url, "here")
+        relay = relay_to(url, "here")
         with trio.fail_after(PATIENCE_S), send, receive, ends(RelayLost, f"not the master of {SERVICE}"):
             async with trio.open_nursery() as nursery:
                 await nursery.start(relay.run, outbound, inbound)
-                ask(own_redis.address, "REPLICAOF", "127.0.0.1", own_redis.port)
+                query(own_redis.address, "REPLICAOF", "127.0.0.1", own_redis.port)
         with ends(RelayLost, f"not the master of {SERVICE}"):  # nor taken for one
             await run_once(url)
 
@@ -304,42 +324,48 @@ async def test_a_master_that_became_a_replica_unnoticed_is_left(
 # --- a cluster -----------------------------------------------------------------------------------
 
 
-async def test_relays_at_different_nodes_of_a_cluster_hear_each_other(cluster: list[Redis]) -> None:
+async def test_relays_at_different_nodes_of_a_cluster_receive_each_others_messages(
+    cluster: list[Redis],
+) -> None:
     first, second, _ = (f"redis+cluster://{node.address}" for node in cluster)
     async with supervised(first, "ws:user:u1") as here, supervised(second, "ws:user:u1") as there:
-        await here.hears_of("ws:user:u1")
-        await there.hears_of("ws:user:u1")
+        await here.confirmation_of("ws:user:u1")
+        await there.confirmation_of("ws:user:u1")
         await here.outbound.send(to_user(b'"from here"'))
-        assert await there.receives() == [b'"from here"']
+        assert await there.receive() == [b'"from here"']
         await there.outbound.send(to_user(b'"from there"'))
-        assert await here.receives() == [b'"from there"']
+        assert await here.receive() == [b'"from there"']
 
 
-async def test_a_relay_moves_to_another_node_and_listens_anew(cluster: list[Redis]) -> None:
+async def test_a_relay_moves_to_another_node_and_subscribes_again(cluster: list[Redis]) -> None:
     url = f"redis+cluster://{','.join(node.address for node in cluster)}/0"
     async with supervised(url, "ws:user:u1") as here:
-        await here.hears_of("ws:user:u1")
-        (at,) = (node for node in cluster if "u1" in ask(node.address, "PUBSUB", "CHANNELS"))
+        await here.confirmation_of("ws:user:u1")
+        (at,) = (node for node in cluster if "u1" in query(node.address, "PUBSUB", "CHANNELS"))
         rest = [node for node in cluster if node is not at]
         await trio.to_thread.run_sync(at.kill)
-        await here.hears_of("ws:user:u1")
-        (now_at,) = (node for node in rest if "u1" in ask(node.address, "PUBSUB", "CHANNELS"))
+        await here.confirmation_of("ws:user:u1")
+        (now_at,) = (node for node in rest if "u1" in query(node.address, "PUBSUB", "CHANNELS"))
         (other,) = (node for node in rest if node is not now_at)
         async with supervised(f"redis+cluster://{other.address}") as there:
             await there.outbound.send(to_user(b'"after"'))
-            assert await here.receives() == [b'"after"']
+            assert await here.receive() == [b'"after"']
 
 
-async def test_a_server_that_is_in_no_cluster_is_a_wrong_setting(own_redis: Redis) -> None:
-    with ends(SettingsError, "does not take what APP_ENV_REDIS_URL asks for: .*cluster support disabled"):
+async def test_a_server_that_is_not_in_a_cluster_is_a_settings_error(own_redis: Redis) -> None:
+    with ends(SettingsError, "does not accept what APP_ENV_REDIS_URL requests: .*cluster support disabled"):
         await run_once(f"redis+cluster://{own_redis.address}")
 
 
 # --- URLs ----------------------------------------------------------------------------------------
 
 
-def test_a_url_with_sentinels_is_taken_apart() -> None:
-    servers = servers_of("rediss+sentinel://ann:a%2Fb@s1,[::1]:2,s3:3/my%20master/4?ssl_check_hostname=false")
+def servers_at(url: str) -> Servers:
+    return servers_of(parse_address(url))
+
+
+def test_a_url_with_sentinels_is_parsed() -> None:
+    servers = servers_at("rediss+sentinel://ann:a%2Fb@s1,[::1]:2,s3:3/my%20master/4?ssl_check_hostname=false")
     assert isinstance(servers, Sentinels)
     assert servers.service == "my master"
     assert [(each.options["host"], each.options["port"]) for each in servers.sentinels] == [
@@ -348,21 +374,21 @@ def test_a_url_with_sentinels_is_taken_apart() -> None:
         ("s3", 3),
     ]
     master = servers.sentinels[0].at("m", 1)
-    assert master.make.__name__ == "SSLConnection"
+    assert master.connection_class.__name__ == "SSLConnection"
     assert (master.options["username"], master.options["password"], master.options["db"]) == ("ann", "a/b", 4)
     assert master.options["ssl_check_hostname"] is False
-    assert "ann" not in servers.shown
+    assert "ann" not in servers.name
 
 
-def test_a_url_with_a_clusters_nodes_is_taken_apart() -> None:
-    servers = servers_of("redis+cluster://n1:1,n2:2")
+def test_a_url_with_a_clusters_nodes_is_parsed() -> None:
+    servers = servers_at("redis+cluster://n1:1,n2:2")
     assert isinstance(servers, Cluster)
     assert [(each.options["host"], each.options["port"]) for each in servers.nodes] == [("n1", 1), ("n2", 2)]
-    assert servers.nodes[0].make.__name__ == "Connection"
+    assert servers.nodes[0].connection_class.__name__ == "Connection"
 
 
 def test_an_ordinary_url_is_one_server() -> None:
-    assert isinstance(servers_of("redis://:pw@h:1/0"), One)
+    assert isinstance(servers_at("redis://:pw@h:1/0"), OneServer)
 
 
 @pytest.mark.parametrize(
@@ -386,7 +412,7 @@ def test_an_ordinary_url_is_one_server() -> None:
         "redis+cluster://u:secret@h:1?db=secret",
     ],
 )
-def test_a_malformed_url_is_a_wrong_setting_and_not_shown(url: str) -> None:
+def test_a_malformed_url_is_a_settings_error_and_not_shown(url: str) -> None:
     with pytest.raises(SettingsError, match="APP_ENV_REDIS_URL") as raised:
-        servers_of(url)
+        servers_at(url)
     assert "sec" not in str(raised.value)

@@ -6,40 +6,41 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import ANY
 
 import pytest
 import structlog
 import trio
 from trio.testing import MockClock
 
-from nx_signal.activities import message
+from nx_signal.activities.compose import compose_activities
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.explain import Explain
-from nx_signal.activities.handling import Handling
-from nx_signal.activities.preview import Preview
 from nx_signal.activities.registry import Registry
-from nx_signal.activities.replay import Replay
-from nx_signal.adapters.memory.store import MemoryDatabase
-from nx_signal.config import Settings
-from nx_signal.errors import IssuerUnavailable
+from nx_signal.adapters.sqlite.memory import MemoryDatabase
+from nx_signal.delivery.operator import ClientsPage
+from nx_signal.delivery.sessions import LiveSessions
+from nx_signal.errors import IssuerUnavailable, RelayLost, StoreUnavailable
 from nx_signal.identity.issuer import ISSUER, Issuer, open_issuer
 from nx_signal.identity.permissions import Access
+from nx_signal.identity.stream_keys import keys_of_secret
 from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
-from nx_signal.model import Change, Created, Draft, Grant, Json, LiveSessions, Roster
+from nx_signal.model import Change, Created, Draft, Grant, Json, Roster
 from nx_signal.ports import Journal
 from nx_signal.rest import app as rest_app
-from nx_signal.rest.access import Api, RequestLimits
+from nx_signal.rest.access import Authorizer
 from nx_signal.rest.app import create_app
 from nx_signal.rest.openapi import declared
-from nx_signal.stream.operator import ClientsPage
+from nx_signal.rest.operations import StreamJwks
+from nx_signal.server.limits import RequestLimits
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
 
 BASE = "/v1/api/signal"
+JWKS = "/.well-known/jwks.json"
 REGISTRY = Registry.shipped()
 RENDERER = Renderer(REGISTRY, "UTC")
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -68,17 +69,19 @@ class FakeJournal:
 
 
 class FakeOperator:
-    """Remembers what it was asked; `c1` is the one client there is, and `far` does not answer."""
+    """Records the calls; `c1` is the only client, and the instance `far` does not answer."""
 
     def __init__(self) -> None:
-        self.asked: list[Any] = []
+        self.calls: list[Any] = []
         self.live = LiveSessions((), ())
+        self.unreached: tuple[str, ...] = ()
+        self.relay_is_away = False
 
     def status(self) -> Mapping[str, Json]:
         return {"status": "ok", "clients": 0}
 
     async def clients(self, *query: Any) -> ClientsPage:
-        self.asked.append(("clients", *query))
+        self.calls.append(("clients", *query))
         return ClientsPage(({"id": "c1"},), 7, "c1", ("far",))
 
     async def client(self, client_id: str) -> Any:
@@ -88,17 +91,23 @@ class FakeOperator:
     async def sessions_of(self, user_ids: Sequence[str]) -> LiveSessions:
         return self.live
 
-    async def broadcast(self, *what: Any) -> None:
-        self.asked.append(("broadcast", *what))
+    async def broadcast(self, *what: Any) -> tuple[str, ...]:
+        return self._called("broadcast", *what)
 
-    async def send_to_room(self, *what: Any) -> None:
-        self.asked.append(("room", *what))
+    async def send_to_room(self, *what: Any) -> tuple[str, ...]:
+        return self._called("room", *what)
 
-    async def send_to_client(self, *what: Any) -> None:
-        self.asked.append(("client", *what))
+    async def send_to_client(self, *what: Any) -> tuple[str, ...]:
+        return self._called("client", *what)
 
-    async def disconnect(self, *what: Any) -> None:
-        self.asked.append(("disconnect", *what))
+    async def disconnect(self, *what: Any) -> tuple[str, ...]:
+        return self._called("disconnect", *what)
+
+    def _called(self, *call: Any) -> tuple[str, ...]:
+        self.calls.append(call)
+        if self.relay_is_away:
+            raise RelayLost("The relay is away.")
+        return self.unreached
 
 
 class Reply:
@@ -120,51 +129,64 @@ class Reply:
 class Desk:
     """A whole REST application, and a caller."""
 
-    def __init__(self, issuer: Issuer, **settings: Any) -> None:
-        self.stamp = START
+    def __init__(
+        self,
+        issuer: Issuer,
+        *,
+        jwks: Mapping[str, object] | None = None,
+        stream_jwks: StreamJwks | None = None,
+        cors_origins: Sequence[str] = (),
+        rate_factor: float = 1.0,
+        event_types: frozenset[str] | None = None,
+    ) -> None:
+        self.time = START
         self.issuer = issuer
-        self.database = MemoryDatabase(lambda: self.stamp)
+        self.database = MemoryDatabase(lambda: self.time)
         self.journal = FakeJournal()
         self.operator = FakeOperator()
         self.metrics = Metrics()
         self.health = Health(("store",), self.metrics)
         self.announced: list[Change] = []
-        self.handling = Handling(
+        activities = compose_activities(
+            database=self.database,
             registry=REGISTRY,
             renderer=RENDERER,
-            database=self.database,
             announce=self.announced.extend,
             metrics=self.metrics,
         )
-        self.api = Api(
-            settings=Settings(**settings),
+        self.processor = activities.processor
+        tokens = TokenVerifier(
+            issuer,
+            now=lambda: self.time,
+            issuer=ISSUER,
+            audience=None,
+            user_claim="sub",
+            trusted_grants=True,
+        )
+        self.app = create_app(
+            authorizer=Authorizer(tokens.verify, Access(self.database.directory), RequestLimits(rate_factor)),
             inbox=Inbox(self.database.inbox, self.announced.extend),
-            journal=cast(Journal, self.journal),
-            split_activities=partial(message.split, known=None),
-            preview=Preview(REGISTRY, RENDERER, self.database.directory),
-            explain=Explain(self.database, self.operator.sessions_of),
-            dead_letters=self.database.dead_letters,
-            replay=Replay(self.handling, self.database, self.metrics),
             renderer=RENDERER,
-            tokens=TokenVerifier(
-                issuer,
-                now=lambda: self.stamp,
-                issuer=ISSUER,
-                audience=None,
-                user_claim="sub",
-                trusted_grants=True,
+            event_types=event_types,
+            journal=cast(Journal, self.journal),
+            preview=activities.preview,
+            explain=Explain(
+                self.database.inbox, self.database.traces, self.database.directory, self.operator.sessions_of
             ),
-            access=Access(self.database.directory),
-            limits=RequestLimits(settings.get("rate_factor", 1.0)),
+            dead_letters=self.database.dead_letters,
+            replay=activities.replay,
+            directory=self.database.directory,
+            members=self.database.members,
             operator=cast("Any", self.operator),
             health=self.health,
             metrics=self.metrics,
-            jwks=issuer.public_jwks,
+            jwks=jwks,
+            stream_jwks=stream_jwks,
+            cors_origins=cors_origins,
         )
-        self.app = create_app(self.api)
 
     def token(self, user: str = "u1", permissions: Sequence[str] = (), ttl_s: int = 3600) -> str:
-        return self.issuer.sign(user, ttl_s, permissions, (), self.stamp)
+        return self.issuer.sign(user, ttl_s, permissions, (), self.time)
 
     async def call(
         self,
@@ -183,19 +205,20 @@ class Desk:
         if body is not None:
             data = json.dumps(body).encode()
             sent.setdefault("Content-Type", "application/json")
-        response = await self.app.test_client().open(path, method=method, headers=sent, data=data)
+        client: Any = self.app.test_client()  # its type demands a body of JSON
+        response = await client.open(path, method=method, headers=sent, data=data)
         return Reply(response.status_code, response.headers, await response.get_data(as_text=False))
 
     async def give(self, *drafts: tuple[str, str, str | None]) -> list[str]:
         """(recipient, type, subject) each, a second apart"""
         ids = []
         for recipient, type, subject in drafts:
-            self.stamp += timedelta(seconds=1)
+            self.time += timedelta(seconds=1)
             (created,) = await self.database.inbox.insert(
                 [
                     Draft(
                         recipient_id=recipient,
-                        activity_id=f"a{self.stamp.timestamp()}",
+                        activity_id=f"a{self.time.timestamp()}",
                         type=type,
                         organizer_id="o1",
                         merchant_id=None,
@@ -233,10 +256,11 @@ async def test_the_list_is_newest_first_with_its_counts_and_revision(desk: Desk)
     body = reply.json
     assert [row["id"] for row in body["data"]] == [ids[1], ids[0]]
     assert {k: v for k, v in body.items() if k != "data"} == {
-        "total": 2, "unread": 2, "rev": 2, "nextCursor": None,
+        "total": 2, "unread": 2, "rev": 2, "history": ids[1], "nextCursor": None,
     }  # fmt: skip
     assert body["data"][0] == {
         "id": ids[1],
+        "activityId": "a1767268802.0",
         "recipientId": "u1",
         "type": "B",
         "organizerId": "o1",
@@ -298,7 +322,7 @@ async def test_the_count_has_what_matches_beside_the_totals(desk: Desk) -> None:
     ids = await desk.give(("u1", "A", None), ("u1", "B", None), ("u1", "A", None))
     await desk.call("PATCH", f"{BASE}/notifications/{ids[0]}/mark-read")
     reply = await desk.call("GET", f"{BASE}/notifications/count?isRead=false&type=A")
-    assert reply.json == {"count": 1, "total": 3, "unread": 2, "rev": 4}
+    assert reply.json == {"count": 1, "total": 3, "unread": 2, "rev": 4, "history": ANY}
 
 
 async def test_reading_one_is_idempotent_and_announced_once_with_its_client(desk: Desk) -> None:
@@ -307,7 +331,7 @@ async def test_reading_one_is_idempotent_and_announced_once_with_its_client(desk
     first = await desk.call("PATCH", path, headers={"X-Client-Id": "c-1"})
     assert first.json["isRead"] is True
     assert first.json["readAt"] == "2026-01-01T12:00:01.000Z"
-    desk.stamp += timedelta(seconds=5)
+    desk.time += timedelta(seconds=5)
     assert (await desk.call("PATCH", path)).body == first.body
     assert (await desk.call("GET", f"{BASE}/notifications/{id}")).body == first.body
     (change,) = desk.announced
@@ -333,9 +357,20 @@ async def test_reading_all_takes_a_body_or_none(desk: Desk, sent: dict[str, Any]
     await desk.give(("u1", "A", None), ("u1", "A", "s"), ("u1", "B", None), ("u2", "A", None))
     reply = await desk.call("PATCH", f"{BASE}/notifications/mark-all-read", **sent)
     assert reply.json == {
-        "updated": updated, "unread": 3 - updated, "rev": 4, "readAt": "2026-01-01T12:00:04.000Z",
+        "updated": updated, "unread": 3 - updated, "rev": 4, "history": desk.announced[0].history,
+        "readAt": "2026-01-01T12:00:04.000Z",
     }  # fmt: skip
     assert len(desk.announced) == 1
+
+
+async def test_reading_all_up_to_a_change_that_is_lost_is_a_conflict(desk: Desk) -> None:
+    first, last = await desk.give(("u1", "A", None), ("u1", "A", None))
+    body = {"upToRev": 2, "history": first}
+    reply = await desk.call("PATCH", f"{BASE}/notifications/mark-all-read", body=body)
+    assert (reply.status, reply.json["code"]) == (409, "history_lost")
+    assert desk.announced == []
+    reply = await desk.call("PATCH", f"{BASE}/notifications/mark-all-read", body={**body, "history": last})
+    assert (reply.status, reply.json["updated"]) == (200, 2)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +398,7 @@ async def test_a_wrong_body_is_refused(desk: Desk, sent: dict[str, Any], status:
     assert desk.announced == []
 
 
-async def test_a_deleted_notification_is_gone(desk: Desk) -> None:
+async def test_a_deleted_notification_is_not_found(desk: Desk) -> None:
     (id,) = await desk.give(("u1", "A", None))
     reply = await desk.call("DELETE", f"{BASE}/notifications/{id}")
     assert (reply.status, reply.body) == (204, b"")
@@ -373,7 +408,7 @@ async def test_a_deleted_notification_is_gone(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("DELETE", ""), ("PATCH", "/mark-read")])
-async def test_another_users_notification_answers_exactly_as_none(
+async def test_another_users_notification_is_answered_exactly_as_a_missing_one(
     issuer: Issuer, method: str, path: str
 ) -> None:
     desk = Desk(issuer, rate_factor=0.0)
@@ -411,6 +446,32 @@ async def test_activities_are_accepted_once_they_are_durable(desk: Desk) -> None
     assert (event_id, json.loads(stored)) == ("e1", ACTIVITY)
 
 
+async def test_an_unknown_event_type_is_accepted_and_named_and_refused_where_that_is_asked_for(
+    issuer: Issuer,
+) -> None:
+    desk = Desk(issuer, event_types=frozenset({"PAYMENT_SUCCESS"}))
+    body = [ACTIVITY, ACTIVITY | {"eventId": "e2", "eventType": "PAYMNT_SUCCESS"}]
+    permissions = ["Activity.publish"]
+    strict = await desk.call("POST", f"{BASE}/activities?strict=true", body=body, permissions=permissions)
+    assert (strict.status, strict.code) == (422, "unknown_type")
+    assert strict.json["detail"] == (
+        "The event type PAYMNT_SUCCESS is not known here; the nearest that is known is PAYMENT_SUCCESS."
+    )
+    assert desk.journal.appended == []
+    taken = await desk.call("POST", f"{BASE}/activities", body=body, permissions=permissions)
+    assert taken.json == {"accepted": [{"eventId": "e1"}, {"eventId": "e2", "unknownType": True}]}
+    known = await desk.call("POST", f"{BASE}/activities?strict=true", body=ACTIVITY, permissions=permissions)
+    assert known.status == 202
+
+
+async def test_one_event_id_of_two_sources_is_named_unknown_for_its_own_type_alone(issuer: Issuer) -> None:
+    desk = Desk(issuer, event_types=frozenset({"PAYMENT_SUCCESS"}))
+    known = ACTIVITY | {"eventId": "42", "eventSource": "/payments"}
+    body = [ACTIVITY | {"eventId": "42", "eventSource": "/orders", "eventType": "NOPE"}, known]
+    answer = await desk.call("POST", f"{BASE}/activities", body=body, permissions=["Activity.publish"])
+    assert answer.json == {"accepted": [{"eventId": "42", "unknownType": True}, {"eventId": "42"}]}
+
+
 async def test_a_list_of_activities_is_accepted_in_order(desk: Desk) -> None:
     messages = [{**ACTIVITY, "eventId": f"e{n}"} for n in range(3)]
     reply = await desk.call("POST", f"{BASE}/activities", body=messages, permissions=["Activity.publish"])
@@ -426,6 +487,7 @@ async def test_a_list_of_activities_is_accepted_in_order(desk: Desk) -> None:
         (b"[7]", "invalid_message"),
         (b'{"eventType":"PAYMENT_SUCCESS"}', "invalid_message"),
         (b"[" + b",".join([json.dumps(ACTIVITY).encode()] * 1001) + b"]", "invalid_message"),
+        (json.dumps({**ACTIVITY, "data": {"note": "x" * 40_000}}).encode(), "invalid_message"),
         (b"x" * 1_048_577, "too_large"),
     ],
 )
@@ -443,7 +505,7 @@ async def test_publishing_needs_its_permission(desk: Desk) -> None:
     assert len(desk.journal.appended) == 1
 
 
-# --- who is calling ---
+# --- authentication ---
 
 PRIVATE = [
     ("GET", "/notifications"),
@@ -455,10 +517,13 @@ PRIVATE = [
     ("POST", "/activities"),
     ("POST", "/activities/preview"),
     ("GET", "/activities/1/explain"),
+    ("GET", "/activities/explain"),
     ("GET", "/dead-letters"),
     ("GET", "/dead-letters/1"),
     ("POST", "/dead-letters/1/replay"),
     ("DELETE", "/dead-letters/1"),
+    *((method, "/members") for method in ("GET", "POST", "PUT", "DELETE")),
+    *((method, "/grants") for method in ("GET", "POST", "DELETE")),
     ("GET", "/socket/websocket/clients"),
     ("GET", "/socket/websocket/clients/1"),
     ("POST", "/socket/websocket/clients/broadcast"),
@@ -498,7 +563,7 @@ async def test_a_header_that_holds_no_token_is_refused(desk: Desk, header: str) 
 
 async def test_an_expired_token_is_refused_without_being_shown(desk: Desk) -> None:
     token = desk.token(ttl_s=1)
-    desk.stamp += timedelta(seconds=1)
+    desk.time += timedelta(seconds=1)
     reply = await desk.call(
         "GET", f"{BASE}/notifications", None, headers={"Authorization": f"Bearer {token}"}
     )
@@ -507,17 +572,17 @@ async def test_an_expired_token_is_refused_without_being_shown(desk: Desk) -> No
     assert token.encode() not in reply.body
 
 
-# --- when parts are away ---
+# --- when parts are unavailable ---
 
 
-async def test_a_store_that_is_away_is_503_with_a_time_to_return(desk: Desk) -> None:
-    desk.database.unavailable = True
+async def test_an_unavailable_store_is_503_with_retry_after(desk: Desk) -> None:
+    desk.database.driver.unavailable = True
     reply = await desk.call("GET", f"{BASE}/notifications")
     assert (reply.status, reply.code) == (503, "unavailable")
     assert int(reply.headers["Retry-After"]) > 0
 
 
-async def test_an_issuer_that_is_away_is_503(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unavailable_issuer_is_503(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     async def away() -> Mapping[str, object]:
         raise IssuerUnavailable("away")
 
@@ -526,8 +591,8 @@ async def test_an_issuer_that_is_away_is_503(desk: Desk, monkeypatch: pytest.Mon
     assert (reply.status, reply.code) == (503, "unavailable")
 
 
-async def test_a_store_that_hangs_is_given_up_on(desk: Desk, autojump_clock: MockClock) -> None:
-    desk.database.delay = trio.sleep_forever
+async def test_a_call_to_a_store_that_hangs_times_out(desk: Desk, autojump_clock: MockClock) -> None:
+    desk.database.driver.delay = trio.sleep_forever
     reply = await desk.call("GET", f"{BASE}/notifications")
     assert (reply.status, reply.code) == (503, "timeout")
     assert trio.current_time() >= rest_app.HANDLING_TIMEOUT_S
@@ -547,7 +612,7 @@ async def test_a_bug_is_500_without_details(desk: Desk, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nowhere", BASE, f"{BASE}/nothing", "//", f"/{BASE}//notifications", "/%00", "/%ff"]
+    "path", ["/nowhere", BASE, f"{BASE}/nothing", f"/{BASE}//notifications", "/%00", "/%ff"]
 )
 async def test_an_unknown_address_is_a_problem(desk: Desk, path: str) -> None:
     reply = await desk.call("GET", path, None)
@@ -563,7 +628,9 @@ async def test_an_unknown_address_is_a_problem(desk: Desk, path: str) -> None:
         ("BREW", "/notifications", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_ones(desk: Desk, method: str, path: str, allow: str) -> None:
+async def test_a_wrong_method_is_answered_with_the_allowed_ones(
+    desk: Desk, method: str, path: str, allow: str
+) -> None:
     reply = await desk.call(method, BASE + path)
     assert (reply.status, reply.code, reply.headers["Allow"]) == (405, "method_not_allowed", allow)
 
@@ -575,14 +642,14 @@ async def test_head_is_get_without_its_body(desk: Desk) -> None:
     assert head.headers["Content-Length"] == whole.headers["Content-Length"]
 
 
-async def test_options_tells_the_methods_without_a_token(desk: Desk) -> None:
+async def test_options_lists_the_methods_without_a_token(desk: Desk) -> None:
     reply = await desk.call("OPTIONS", f"{BASE}/notifications", None)
     assert reply.status == 200
     assert set(reply.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/nowhere", f"{BASE}/notifications"])
-async def test_every_answer_is_marked(desk: Desk, path: str) -> None:
+async def test_every_answer_has_its_request_id_and_the_security_headers(desk: Desk, path: str) -> None:
     reply = await desk.call("GET", path, None, headers={"X-Request-Id": "mine-1"})
     assert reply.headers["X-Request-Id"] == "mine-1"
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
@@ -594,12 +661,12 @@ async def test_the_logs_name_a_request_by_its_id(desk: Desk) -> None:
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
         await desk.call("GET", "/healthz", None, headers={"X-Request-Id": "mine-1"})
         await desk.call("GET", "/healthz", None, headers={"X-Request-Id": "mine-2"})
-    asked = [line["request_id"] for line in logs if line["event"] == "http_request"]
-    assert asked == ["mine-1", "mine-2"]
+    ids = [line["request_id"] for line in logs if line["event"] == "http_request"]
+    assert ids == ["mine-1", "mine-2"]
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "é", '"}'])
-async def test_a_request_without_a_decent_id_is_given_one(desk: Desk, given: str) -> None:
+async def test_a_request_without_a_valid_id_is_given_one(desk: Desk, given: str) -> None:
     reply = await desk.call("GET", "/healthz", None, headers={"X-Request-Id": given})
     assert reply.headers["X-Request-Id"] not in ("", given)
 
@@ -639,14 +706,72 @@ async def test_any_origin_may_be_allowed(issuer: Issuer) -> None:
     assert reply.headers["Access-Control-Allow-Origin"] == "*"
 
 
+async def test_an_origin_that_is_not_allowed_is_logged_once(desk: Desk) -> None:
+    with structlog.testing.capture_logs() as logs:
+        for origin in ("https://shop.example", "https://shop.example", "http://localhost"):
+            await desk.call("GET", "/healthz", None, headers={"Origin": origin})  # itself is http://localhost
+    (refused,) = [line for line in logs if line["event"] == "cors_refused"]
+    assert refused["origin"] == "https://shop.example"
+    assert "APP_ENV_CORS_ORIGINS" in refused["advice"]
+
+
 # --- operations ---
+
+
+async def test_readiness_shows_strangers_no_host_and_the_whole_reason_with_its_permission(desk: Desk) -> None:
+    why = "postgresql://db.internal:5432 refused the connection of signal."
+    desk.health.fail("store", why)
+    desk.health.report("relay", "10.0.0.7 is away.")
+    for headers in ({}, {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer x.y.z"}):
+        reply = await desk.call("GET", "/readyz", None, headers=headers)
+        assert reply.status == 503
+        assert reply.json["down"] == {"store": "unavailable"}
+        assert reply.json["degraded"] == {"relay": "degraded"}
+    assert (await desk.call("GET", "/readyz", "u1")).json["down"] == {"store": "unavailable"}
+    reply = await desk.call("GET", "/readyz", "op", permissions=["Health.find"])
+    assert (reply.status, reply.json["down"]) == (503, {"store": why})
+    assert reply.json["degraded"] == {"relay": "10.0.0.7 is away."}
+    desk.health.fail("store", "draining")
+    assert (await desk.call("GET", "/readyz", None)).json["down"] == {"store": "draining"}
+
+
+async def test_readiness_shows_the_whole_reason_on_the_port_of_operations(desk: Desk) -> None:
+    desk.health.fail("store", "db.internal is away.")
+    client: Any = desk.app.test_client()
+    answer = await client.get("/readyz", scope_base={"operations": True})
+    assert (await answer.get_json())["down"] == {"store": "db.internal is away."}
+
+
+async def test_no_public_answer_names_a_host_or_a_version_of_another_program(desk: Desk) -> None:
+    desk.health.fail("store", "The PostgreSQL 16.2 at db.internal:5432 is away.")
+    desk.health.report("kafka", "kafka-1.internal:9092 lost 3 records.")
+    for path in (
+        "/",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        f"{BASE}/socket/websocket/clients/status",
+        "/nothing",
+    ):
+        reply = await desk.call("GET", path, None)
+        shown = f"{reply.body!r} {dict(reply.headers)}".lower()
+        for word in ("internal", "5432", "16.2", "quart", "werkzeug", "hypercorn", "h11", "python"):
+            assert word not in shown, (path, word)
+
+
+async def test_the_root_leads_to_the_documentation(desk: Desk) -> None:
+    reply = await desk.call("GET", "/", None)
+    assert reply.status == 200
+    for part in ("doc", "openapi", "asyncapi"):
+        assert (await desk.call("GET", f"/{reply.json[part]}", None)).status == 200
+    assert '<doc>; rel="service-doc"' in reply.headers["Link"]
 
 
 async def test_health_and_readiness_are_public(desk: Desk) -> None:
     assert (await desk.call("GET", "/healthz", None)).status == 200
-    desk.health.fail("store", "The database is away.")
+    desk.health.fail("store", "The database is unavailable.")
     reply = await desk.call("GET", "/readyz", None)
-    assert (reply.status, reply.json["down"]) == (503, {"store": "The database is away."})
+    assert (reply.status, reply.json["down"]) == (503, {"store": "unavailable"})
     desk.health.up("store")
     reply = await desk.call("GET", "/readyz", None)
     assert (reply.status, reply.json["down"]) == (200, {})
@@ -658,14 +783,35 @@ async def test_metrics_are_prometheus_text(desk: Desk) -> None:
     assert b'signal_part_up{part="store"} 0.0' in reply.body
 
 
-async def test_the_embedded_issuers_keys_are_public(desk: Desk) -> None:
-    assert (await desk.call("GET", "/.well-known/jwks.json", None)).json == desk.issuer.public_jwks
+async def test_the_embedded_issuers_keys_are_public(issuer: Issuer) -> None:
+    desk = Desk(issuer, jwks=issuer.public_jwks)
+    assert (await desk.call("GET", JWKS, None)).json == issuer.public_jwks
 
 
-async def test_with_an_issuer_elsewhere_there_are_no_keys_here(desk: Desk) -> None:
-    app = create_app(Api(**{**vars(desk.api), "jwks": None}))
-    response = await app.test_client().get("/.well-known/jwks.json")
-    assert response.status_code == 404
+async def test_the_streams_keys_are_published_beside_the_issuers_and_alone(issuer: Issuer) -> None:
+    keys = keys_of_secret(secret)
+    published = await keys.jwks()
+    both = await Desk(issuer, jwks=issuer.public_jwks, stream_jwks=keys.jwks).call("GET", JWKS, None)
+    assert both.json == {"keys": [*issuer.public_jwks["keys"], *published]}  # type: ignore[misc]
+    assert (await Desk(issuer, stream_jwks=keys.jwks).call("GET", JWKS, None)).json == {"keys": published}
+
+
+async def test_while_the_streams_keys_are_not_known_the_key_set_is_unavailable(issuer: Issuer) -> None:
+    """Not without them: a client would take that for a server of an earlier release."""
+
+    async def away() -> bytes:
+        raise StoreUnavailable("The database is away.")
+
+    desk = Desk(issuer, jwks=issuer.public_jwks, stream_jwks=keys_of_secret(away).jwks)
+    assert (await desk.call("GET", JWKS, None)).status == 503
+
+
+async def secret() -> bytes:
+    return b"of the store"
+
+
+async def test_with_an_external_issuer_no_keys_are_published(desk: Desk) -> None:
+    assert (await desk.call("GET", JWKS, None)).status == 404
 
 
 async def test_the_status_of_the_stream_is_public(desk: Desk) -> None:
@@ -683,14 +829,14 @@ async def test_a_plain_get_of_the_stream_is_426(desk: Desk) -> None:
 CLIENTS = f"{BASE}/socket/websocket/clients"
 
 
-async def test_the_clients_of_all_instances_are_listed_and_who_is_silent_is_named(desk: Desk) -> None:
+async def test_the_clients_of_all_instances_are_listed_and_unanswered_instances_are_named(desk: Desk) -> None:
     path = f"{CLIENTS}?userId=u1&room=signal%2Fmerchant%2Fm1&limit=5&cursor=c0"
     reply = await desk.call("GET", path, permissions=["WebSocketClient.find"])
     assert reply.json == {"data": [{"id": "c1"}], "total": 7, "nextCursor": "c1", "unanswered": ["far"]}
-    assert desk.operator.asked == [("clients", "u1", "signal/merchant/m1", 5, "c0")]
+    assert desk.operator.calls == [("clients", "u1", "signal/merchant/m1", 5, "c0")]
 
 
-async def test_one_client_is_found_missing_or_unknown_to_those_who_answered(desk: Desk) -> None:
+async def test_one_client_is_found_or_missing_or_perhaps_on_an_unanswered_instance(desk: Desk) -> None:
     permissions = ["WebSocketClient.findById"]
     assert (await desk.call("GET", f"{CLIENTS}/c1", permissions=permissions)).json == {"id": "c1"}
     assert (await desk.call("GET", f"{CLIENTS}/c2", permissions=permissions)).status == 503
@@ -698,7 +844,7 @@ async def test_one_client_is_found_missing_or_unknown_to_those_who_answered(desk
 
 
 @pytest.mark.parametrize(
-    ("path", "permission", "asked"),
+    ("path", "permission", "call"),
     [
         ("broadcast", "broadcast", ("broadcast", "t", b'{"n":1}')),
         ("rooms/signal%2Fmerchant%2Fm1/send", "sendToRoom", ("room", "signal/merchant/m1", "t", b'{"n":1}')),
@@ -707,40 +853,81 @@ async def test_one_client_is_found_missing_or_unknown_to_those_who_answered(desk
     ],
 )
 async def test_each_control_has_its_own_permission(
-    desk: Desk, path: str, permission: str, asked: tuple[Any, ...]
+    desk: Desk, path: str, permission: str, call: tuple[Any, ...]
 ) -> None:
     body = {"topic": "t", "data": {"n": 1}}
     others = {"broadcast", "sendToRoom", "sendToClient", "disconnect", "find", "findById"} - {permission}
     refused = await desk.call(
         "POST", f"{CLIENTS}/{path}", body=body, permissions=[f"WebSocketClient.{code}" for code in others]
     )
-    assert refused.status == 403 and desk.operator.asked == []
+    assert refused.status == 403 and desk.operator.calls == []
     done = await desk.call(
         "POST", f"{CLIENTS}/{path}", body=body, permissions=[f"WebSocketClient.{permission}"]
     )
-    assert done.status == 202 and desk.operator.asked == [asked]
+    assert done.status == 202 and desk.operator.calls == [call]
+    assert done.json == {"accepted": True, "unreached": []}
+    desk.operator.unreached = ("far", "*")
+    partly = await desk.call(
+        "POST", f"{CLIENTS}/{path}", body=body, permissions=[f"WebSocketClient.{permission}"]
+    )
+    assert (partly.status, partly.json) == (202, {"accepted": True, "unreached": ["far", "*"]})
+    desk.operator.relay_is_away = True
+    nowhere = await desk.call(
+        "POST", f"{CLIENTS}/{path}", body=body, permissions=[f"WebSocketClient.{permission}"]
+    )
+    assert (nowhere.status, nowhere.json["code"]) == (503, "unavailable")
 
 
 @pytest.mark.parametrize(
     "body",
     [{}, {"topic": ""}, {"topic": 5}, {"topic": "x" * 257}, {"topic": "disconnect"}, {"topic": "a\u0000"}],
 )
-async def test_a_send_without_a_decent_topic_is_refused(desk: Desk, body: Any) -> None:
+async def test_a_send_without_a_valid_topic_is_refused(desk: Desk, body: Any) -> None:
     reply = await desk.call(
         "POST", f"{CLIENTS}/broadcast", body=body, permissions=["WebSocketClient.broadcast"]
     )
-    assert reply.status == 400 and desk.operator.asked == []
+    assert reply.status == 400 and desk.operator.calls == []
 
 
-async def test_a_send_of_too_much_is_refused(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "observation/signal/notification/created",
+        "observation/signal/notification/state",
+        "observation/signal/activity/created",
+        "observation/signal/anything",
+        *("connected", "encrypted", "expiring", "goaway"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "permission"),
+    [
+        ("broadcast", "broadcast"),
+        ("rooms/signal%2Fnotification%2Fu1/send", "sendToRoom"),
+        ("c1/send", "sendToClient"),
+    ],
+)
+async def test_an_operator_cannot_send_what_a_client_takes_for_signal_s_own(
+    desk: Desk, topic: str, path: str, permission: str
+) -> None:
+    body = {"topic": topic, "data": {"rev": 1}}
+    reply = await desk.call(
+        "POST", f"{CLIENTS}/{path}", body=body, permissions=[f"WebSocketClient.{permission}"]
+    )
+    assert (reply.status, reply.json["code"]) == (400, "bad_request")
+    assert "send under another one" in reply.json["detail"]
+    assert desk.operator.calls == []
+
+
+async def test_a_send_of_too_much_data_is_refused(desk: Desk) -> None:
     body = {"topic": "t", "data": "x" * 65_536}
     reply = await desk.call(
         "POST", f"{CLIENTS}/broadcast", body=body, permissions=["WebSocketClient.broadcast"]
     )
-    assert reply.status == 413 and desk.operator.asked == []
+    assert reply.status == 413 and desk.operator.calls == []
 
 
-# --- what the client has already is not sent again ---
+# --- conditional requests ---
 
 
 @pytest.mark.parametrize("path", ["/notifications", "/notifications/count"])
@@ -757,7 +944,7 @@ async def test_an_unchanged_inbox_is_not_sent_again(desk: Desk, path: str) -> No
 
 async def test_any_change_of_the_inbox_changes_the_tag(desk: Desk) -> None:
     (id,) = await desk.give(("u1", "A", None))
-    tags = []
+    tags: list[str] = []
     for method, path in [("GET", ""), ("PATCH", f"/{id}/mark-read"), ("DELETE", f"/{id}")]:
         await desk.call(method, f"{BASE}/notifications{path}")
         reply = await desk.call("GET", f"{BASE}/notifications", headers={"If-None-Match": ", ".join(tags)})
@@ -768,7 +955,7 @@ async def test_any_change_of_the_inbox_changes_the_tag(desk: Desk) -> None:
     assert reply.status == 304
 
 
-async def test_a_tag_is_of_one_user_and_one_question(desk: Desk) -> None:
+async def test_a_tag_is_specific_to_its_user_and_query(desk: Desk) -> None:
     await desk.give(("u1", "A", None), ("u2", "A", None))
     tag = (await desk.call("GET", f"{BASE}/notifications")).headers["ETag"]
     known = {"If-None-Match": tag}
@@ -779,7 +966,7 @@ async def test_a_tag_is_of_one_user_and_one_question(desk: Desk) -> None:
     assert (await desk.call("GET", f"{BASE}/notifications", None, headers=known)).status == 401
 
 
-async def test_a_304_costs_one_look_at_the_head(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_304_costs_one_read_of_the_head(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     await desk.give(("u1", "A", None))
     tag = (await desk.call("GET", f"{BASE}/notifications")).headers["ETag"]
 
@@ -791,7 +978,7 @@ async def test_a_304_costs_one_look_at_the_head(desk: Desk, monkeypatch: pytest.
 
 
 async def test_a_page_has_the_tag_of_its_own_revision(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The inbox changes between the look at its head and the reading of the page, and after the reading."""
+    """The inbox changes between the read of its head and the read of the page, and after that read."""
     await desk.give(("u1", "A", None))
     page = desk.database.inbox.page
 
@@ -810,15 +997,15 @@ async def test_a_page_has_the_tag_of_its_own_revision(desk: Desk, monkeypatch: p
 
 
 @pytest.mark.parametrize("given", ["", "x", '"', "W/", '"a", , "b"', "é", '"' + "x" * 9000 + '"'])
-async def test_a_strange_if_none_match_matches_nothing(desk: Desk, given: str) -> None:
+async def test_a_malformed_if_none_match_matches_nothing(desk: Desk, given: str) -> None:
     reply = await desk.call("GET", f"{BASE}/notifications", headers={"If-None-Match": given})
     assert reply.status == 200
 
 
-# --- how often ---
+# --- rate limits ---
 
 
-async def test_a_user_who_asks_too_often_is_told_when_to_return(
+async def test_a_user_above_the_rate_limit_gets_429_with_retry_after(
     issuer: Issuer, autojump_clock: MockClock
 ) -> None:
     desk = Desk(issuer, rate_factor=0.003)  # 3 at once, then one in 3.33 s
@@ -837,7 +1024,7 @@ async def test_a_user_who_asks_too_often_is_told_when_to_return(
     assert (await desk.call("GET", "/healthz", None)).status == 200
 
 
-async def test_the_right_to_ask_comes_back_with_time(issuer: Issuer, autojump_clock: MockClock) -> None:
+async def test_the_rate_limit_is_refilled_with_time(issuer: Issuer, autojump_clock: MockClock) -> None:
     desk = Desk(issuer, rate_factor=0.001)
     assert (await desk.call("GET", f"{BASE}/notifications")).status == 200
     refused = await desk.call("GET", f"{BASE}/notifications")
@@ -878,25 +1065,27 @@ async def paid(desk: Desk, **changes: Any) -> str:
         "content_html": "<p>stored</p>",
         "action_url": None,
         "data": {"payment": {"amount": 1250000, "currency": "VND", "subject": "Đơn <42>"}},
+        "rendered_from": '{"occurredAt": "2025-12-31T23:59:00Z", "timeZone": "Asia/Ho_Chi_Minh"}',
     }
     (created,) = await desk.database.inbox.insert([Draft(**(values | changes))])
     assert isinstance(created, Created)
     return str(created.notification.id)
 
 
-async def test_a_list_can_be_had_in_another_language(desk: Desk) -> None:
+async def test_a_list_can_be_rendered_in_another_language(desk: Desk) -> None:
     id = await paid(desk)
     (stored,) = (await desk.call("GET", f"{BASE}/notifications")).json["data"]
-    (said,) = (await desk.call("GET", f"{BASE}/notifications?locale=vi-VN")).json["data"]
+    (rendered,) = (await desk.call("GET", f"{BASE}/notifications?locale=vi-VN")).json["data"]
     assert (stored["locale"], stored["content"]) == ("en", "stored")
-    assert said["locale"] == "vi"
-    assert "1.250.000" in said["content"] and "Đơn <42>" in said["content"]
-    assert "Đơn &lt;42&gt;" in said["contentHtml"]
+    assert rendered["locale"] == "vi"
+    assert "1.250.000" in rendered["content"] and "Đơn <42>" in rendered["content"]
+    assert "06:59 UTC+7 1 thg 1, 2026" in rendered["content"], "not createdAt"
+    assert "Đơn &lt;42&gt;" in rendered["contentHtml"]
     changed = ("locale", "content", "contentHtml")
-    assert {k: v for k, v in said.items() if k not in changed} == {
+    assert {k: v for k, v in rendered.items() if k not in changed} == {
         k: v for k, v in stored.items() if k not in changed
     }
-    assert (await desk.call("GET", f"{BASE}/notifications/{id}?locale=vi")).json == said
+    assert (await desk.call("GET", f"{BASE}/notifications/{id}?locale=vi")).json == rendered
     assert (await desk.call("GET", f"{BASE}/notifications/{id}")).json == stored
 
 
@@ -911,20 +1100,22 @@ async def test_what_is_in_the_language_already_stays_as_it_is_stored(desk: Desk,
     "changes",
     [{"type": "RETIRED"}, {"data": {}}, {"data": {"payment": {"amount": "much"}}}, {"data": {"payment": 7}}],
 )
-async def test_what_cannot_be_said_again_stays_as_it_is_stored(desk: Desk, changes: dict[str, Any]) -> None:
+async def test_what_cannot_be_rendered_again_stays_as_it_is_stored(
+    desk: Desk, changes: dict[str, Any]
+) -> None:
     await paid(desk, **changes)
     (row,) = (await desk.call("GET", f"{BASE}/notifications?locale=vi")).json["data"]
     assert (row["locale"], row["content"], row["contentHtml"]) == ("en", "stored", "<p>stored</p>")
 
 
 @pytest.mark.parametrize("locale", ["-", "v i", "vi" * 20, "%00"])
-async def test_a_locale_that_is_none_is_refused(desk: Desk, locale: str) -> None:
+async def test_an_invalid_locale_is_refused(desk: Desk, locale: str) -> None:
     reply = await desk.call("GET", f"{BASE}/notifications?locale={locale}")
     assert (reply.status, reply.code) == (400, "invalid_parameter")
     assert "locale" in reply.json["detail"]
 
 
-# --- nobody else's ---
+# --- other users ---
 
 
 async def test_no_route_shows_or_touches_what_is_another_users(desk: Desk) -> None:
@@ -932,7 +1123,7 @@ async def test_no_route_shows_or_touches_what_is_another_users(desk: Desk) -> No
     theirs = await desk.give(("victim", "SECRET_TYPE", "secret-subject"))
     mine = await desk.give(("u1", "A", None))
     before = (await desk.call("GET", f"{BASE}/notifications", "victim")).json
-    asked = 0
+    requests = 0
     for path, method, _, each in declared(desk.app):
         if each.public or each.permission:
             continue
@@ -944,18 +1135,18 @@ async def test_no_route_shows_or_touches_what_is_another_users(desk: Desk) -> No
                 f'?filter={{"where":{{"id":"{id}"}}}}',
             ):
                 reply = await desk.call(method, address + query, "u1", body=each.example.body)
-                asked += 1
+                requests += 1
                 assert reply.status == (404 if "{" in path else 200), (method, path)
                 for secret in ("victim", "SECRET_TYPE", "secret-subject", *theirs):
                     assert secret.encode() not in reply.body, (method, path)
-    assert asked == 18
+    assert requests == 18
     assert (await desk.call("GET", f"{BASE}/notifications", "victim")).json == before
     assert (await desk.call("GET", f"{BASE}/notifications", "u1")).json["data"][0]["id"] == mine[0]
     reply = await desk.call("GET", f'{BASE}/notifications?filter={{"where":{{"recipientId":"victim"}}}}')
     assert reply.status == 400
 
 
-async def test_operators_routes_are_closed_to_everybody_else(desk: Desk) -> None:
+async def test_operators_routes_are_forbidden_to_other_users(desk: Desk) -> None:
     for path, method, _, each in declared(desk.app):
         if each.permission:
             address = re.sub(r"\{\w+\}", "1", path)

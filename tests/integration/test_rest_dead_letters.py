@@ -11,8 +11,9 @@ from urllib.parse import quote
 import pytest
 from test_rest_api import ACTIVITY, BASE, START, Desk
 
+from nx_signal.delivery.sessions import LiveSessions, SessionState
 from nx_signal.identity.issuer import Issuer, open_issuer
-from nx_signal.model import DeadLetter, LiveSessions, Position, Record, SessionState
+from nx_signal.model import DeadLetter, Position, Record
 from nx_signal.rest.dead_letters import MAX_LISTED_BYTES
 
 READ = ["DeadLetter.find"]
@@ -36,18 +37,18 @@ def desk(issuer: Issuer) -> Desk:
 async def set_aside(desk: Desk, *values: bytes, **changes: Any) -> list[str]:
     """Ids in the order of the values."""
     given: dict[str, Any] = {"key": None, "headers": {}, "error": "It failed.", **changes}
-    letters = [
+    dead_letters = [
         DeadLetter(0, Position("a/b", 0, n), given["key"], value, given["headers"], given["error"])
         for n, value in enumerate(values)
     ]
-    await desk.database.dead_letters.add(letters)
-    return [str(letter.id) for letter in await desk.database.dead_letters.page(1000, None)][::-1]
+    await desk.database.dead_letters.add(dead_letters)
+    return [str(dead_letter.id) for dead_letter in await desk.database.dead_letters.page(1000, None)][::-1]
 
 
 # --- dead letters ---
 
 
-async def test_letters_are_listed_newest_first_page_by_page(desk: Desk) -> None:
+async def test_dead_letters_are_listed_newest_first_page_by_page(desk: Desk) -> None:
     ids = await set_aside(desk, *[b"x"] * 25)
     seen: list[str] = []
     cursor: str | None = ""
@@ -55,7 +56,7 @@ async def test_letters_are_listed_newest_first_page_by_page(desk: Desk) -> None:
     while cursor is not None:
         path = f"{BASE}/dead-letters?limit=12&cursor={cursor}"
         body = (await desk.call("GET", path, permissions=READ)).json
-        seen += [letter["id"] for letter in body["data"]]
+        seen += [dead_letter["id"] for dead_letter in body["data"]]
         cursor, pages = body["nextCursor"], pages + 1
     assert (seen, pages) == (ids[::-1], 3)
     whole = await desk.call("GET", f"{BASE}/dead-letters?limit=25", permissions=READ)
@@ -68,7 +69,7 @@ async def test_a_wrong_page_is_a_400(desk: Desk, query: str) -> None:
     assert (reply.status, reply.code) == (400, "invalid_parameter")
 
 
-async def test_a_letter_is_shown_as_text_or_else_as_base64(desk: Desk) -> None:
+async def test_a_dead_letter_is_shown_as_text_or_else_as_base64(desk: Desk) -> None:
     (text, raw) = await set_aside(
         desk, "Đơn\0".encode(), b"\xff\0", key="\udcff", headers={"ce_id": b"e1", "\ud800": b"\xfe"}
     )
@@ -85,7 +86,7 @@ async def test_a_letter_is_shown_as_text_or_else_as_base64(desk: Desk) -> None:
     }  # fmt: skip
 
 
-async def test_a_list_shows_long_values_in_part_and_one_letter_whole(desk: Desk) -> None:
+async def test_a_list_shows_long_values_in_part_and_one_dead_letter_whole(desk: Desk) -> None:
     long = ("x" + "Đ" * MAX_LISTED_BYTES).encode()
     text, _ = await set_aside(desk, long, b"\xff" * 10_000)
     listed = (await desk.call("GET", f"{BASE}/dead-letters", permissions=READ)).json["data"]
@@ -99,7 +100,7 @@ async def test_a_list_shows_long_values_in_part_and_one_letter_whole(desk: Desk)
     assert (whole["text"].encode(), whole["truncated"]) == (long, False)
 
 
-async def test_a_replay_leaves_its_rows_tells_the_clients_and_removes_the_letter(desk: Desk) -> None:
+async def test_a_replay_writes_the_rows_notifies_the_clients_and_removes_the_dead_letter(desk: Desk) -> None:
     (id,) = await set_aside(desk, json.dumps(ANONYMOUS).encode())
     reply = await desk.call("POST", f"{BASE}/dead-letters/{id}/replay", permissions=REPLAY)
     assert reply.status == 200
@@ -111,16 +112,18 @@ async def test_a_replay_leaves_its_rows_tells_the_clients_and_removes_the_letter
     assert again.status == 404
 
 
-async def test_a_replay_of_what_is_there_already_writes_nothing_twice(desk: Desk) -> None:
+async def test_a_replay_of_a_stored_activity_writes_nothing_twice(desk: Desk) -> None:
     value = json.dumps(ACTIVITY).encode()
-    await desk.handling.handle([Record(Position("a/b", 0, 9), None, value)], set())
+    await desk.processor.process([Record(Position("a/b", 0, 9), None, value)], {})
     (id,) = await set_aside(desk, value)
     reply = await desk.call("POST", f"{BASE}/dead-letters/{id}/replay", permissions=REPLAY)
     assert reply.json == {"eventId": "e1", "outcome": "duplicate", "recipients": 1}
     assert (await desk.call("GET", f"{BASE}/notifications")).json["total"] == 1
 
 
-async def test_a_replay_that_fails_again_is_a_422_with_the_reason_and_the_letter_stays(desk: Desk) -> None:
+async def test_a_replay_that_fails_again_is_a_422_with_the_reason_and_the_dead_letter_stays(
+    desk: Desk,
+) -> None:
     (id,) = await set_aside(desk, b"[]")
     reply = await desk.call("POST", f"{BASE}/dead-letters/{id}/replay", permissions=REPLAY)
     assert (reply.status, reply.code) == (422, "replay_failed")
@@ -128,24 +131,26 @@ async def test_a_replay_that_fails_again_is_a_422_with_the_reason_and_the_letter
     assert shown["error"] == reply.json["detail"] != "It failed."
 
 
-async def test_a_replay_without_the_store_is_a_503_and_the_letter_stays(desk: Desk) -> None:
+async def test_a_replay_without_the_store_is_a_503_and_the_dead_letter_stays(desk: Desk) -> None:
     (id,) = await set_aside(desk, json.dumps(ACTIVITY).encode())
-    desk.database.unavailable = True
+    desk.database.driver.unavailable = True
     reply = await desk.call("POST", f"{BASE}/dead-letters/{id}/replay", permissions=REPLAY)
     assert reply.status == 503
-    desk.database.unavailable = False
+    desk.database.driver.unavailable = False
     assert len(await desk.database.dead_letters.page(10, None)) == 1
 
 
-async def test_a_discarded_letter_is_gone(desk: Desk) -> None:
+async def test_a_discarded_dead_letter_is_removed(desk: Desk) -> None:
     first, second = await set_aside(desk, b"x", b"y")
     assert (await desk.call("DELETE", f"{BASE}/dead-letters/{first}", permissions=DELETE)).status == 204
     assert (await desk.call("DELETE", f"{BASE}/dead-letters/{first}", permissions=DELETE)).status == 404
-    assert [str(letter.id) for letter in await desk.database.dead_letters.page(10, None)] == [second]
+    assert [str(dead_letter.id) for dead_letter in await desk.database.dead_letters.page(10, None)] == [
+        second
+    ]
 
 
 @pytest.mark.parametrize("id", ["7", "x", "-1", "9" * 19, "9" * 40, "%00"])
-async def test_what_is_no_letter_is_a_404(desk: Desk, id: str) -> None:
+async def test_an_unknown_dead_letter_is_a_404(desk: Desk, id: str) -> None:
     await set_aside(desk, b"x")
     path = f"{BASE}/dead-letters/{id}"
     for method, address, permissions in (
@@ -162,8 +167,8 @@ async def test_what_is_no_letter_is_a_404(desk: Desk, id: str) -> None:
 @pytest.mark.parametrize("encode", [lambda path: path, lambda path: quote(path, safe="")], ids=["/", "%2F"])
 async def test_an_activity_is_explained_by_its_position(desk: Desk, encode: Any) -> None:
     position = Position("signal.activity-notification", 3, 41)
-    (handled,) = await desk.handling.handle([Record(position, None, json.dumps(ANONYMOUS).encode())], set())
-    await desk.database.traces.add([handled.trace])
+    (processed,) = await desk.processor.process([Record(position, None, json.dumps(ANONYMOUS).encode())], {})
+    await desk.database.traces.add([processed.trace])
     reply = await desk.call("GET", f"{BASE}/activities/{encode(str(position))}/explain", permissions=EXPLAIN)
     assert reply.status == 200
     body = reply.json
@@ -181,8 +186,43 @@ async def test_an_activity_is_explained_by_its_position(desk: Desk, encode: Any)
     assert delivery["row"]["rev"] == 1 and delivery["row"]["deleted"] is False
 
 
-async def test_each_session_of_the_recipient_is_told_with_the_reason(desk: Desk) -> None:
-    await desk.handling.handle([Record(Position("t", 0, 0), None, json.dumps(ACTIVITY).encode())], set())
+@pytest.mark.parametrize("id", ["/orders/42", "//x", "a//b/", "42", '["42","/orders"]', "journal/0/7"])
+@pytest.mark.parametrize("source", [None, "/orders"])
+async def test_an_activity_is_explained_by_its_id_whatever_that_holds(
+    desk: Desk, id: str, source: str | None
+) -> None:
+    message = ANONYMOUS | {"eventId": id, "eventSource": source}
+    (processed,) = await desk.processor.process(
+        [Record(Position("journal", 0, 7), None, json.dumps(message).encode())], {}
+    )
+    await desk.database.traces.add([processed.trace])
+    queries = [""] if source is None else ["", "?source=/orders"]
+    for address in [f"{quote(id, safe='/')}/explain{query}" for query in queries]:
+        reply = await desk.call("GET", f"{BASE}/activities/{address}", permissions=EXPLAIN)
+        assert (reply.status, reply.json["rows"]) == (200, 1), address
+        assert reply.json["eventId"] == id
+    activity_id = quote(reply.json["activityId"], safe="")
+    again = await desk.call("GET", f"{BASE}/activities/{activity_id}/explain", permissions=EXPLAIN)
+    assert again.json["trace"] == reply.json["trace"]
+
+
+async def test_of_several_sources_one_must_be_named(desk: Desk) -> None:
+    for offset, source in enumerate(("/orders", "/payments")):
+        message = ANONYMOUS | {"eventId": "42", "eventSource": source}
+        (processed,) = await desk.processor.process(
+            [Record(Position("t", 0, offset), None, json.dumps(message).encode())], {}
+        )
+        await desk.database.traces.add([processed.trace])
+    path = f"{BASE}/activities/42/explain"
+    reply = await desk.call("GET", path, permissions=EXPLAIN)
+    assert reply.status == 400 and "/orders, /payments" in reply.json["detail"]
+    found = await desk.call("GET", f"{path}?source=/payments", permissions=EXPLAIN)
+    assert found.json["trace"]["position"] == "t/0/1"
+    assert (await desk.call("GET", f"{path}?source=/refunds", permissions=EXPLAIN)).status == 404
+
+
+async def test_each_session_of_the_recipient_is_listed_with_the_reason(desk: Desk) -> None:
+    await desk.processor.process([Record(Position("t", 0, 0), None, json.dumps(ACTIVITY).encode())], {})
     desk.operator.live = LiveSessions(
         (
             SessionState("c1", "s1", "u1", START, 0, 0, True, True, 70_000),
@@ -202,8 +242,8 @@ async def test_each_session_of_the_recipient_is_told_with_the_reason(desk: Desk)
     assert body["unanswered"] == ["s3"]
 
 
-async def test_somebody_else_has_no_row_of_it(desk: Desk) -> None:
-    await desk.handling.handle([Record(Position("t", 0, 0), None, json.dumps(ACTIVITY).encode())], set())
+async def test_a_user_who_is_not_a_recipient_has_no_row_of_it(desk: Desk) -> None:
+    await desk.processor.process([Record(Position("t", 0, 0), None, json.dumps(ACTIVITY).encode())], {})
     body = (await desk.call("GET", f"{BASE}/activities/e1/explain?recipientId=u2", permissions=EXPLAIN)).json
     assert [(d["recipientId"], d["row"], d["delivery"]) for d in body["deliveries"]] == [
         ("u2", None, "no_row")
@@ -211,8 +251,8 @@ async def test_somebody_else_has_no_row_of_it(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("event_id", ["e2", "t/0/1", "%00", "a%00b", "x" * 5000])
-async def test_an_activity_never_heard_of_is_a_404(desk: Desk, event_id: str) -> None:
-    await desk.handling.handle([Record(Position("t", 0, 0), None, json.dumps(ACTIVITY).encode())], set())
+async def test_an_unknown_activity_is_a_404(desk: Desk, event_id: str) -> None:
+    await desk.processor.process([Record(Position("t", 0, 0), None, json.dumps(ACTIVITY).encode())], {})
     reply = await desk.call("GET", f"{BASE}/activities/{event_id}/explain", permissions=EXPLAIN)
     assert reply.status == 404
 
@@ -220,7 +260,7 @@ async def test_an_activity_never_heard_of_is_a_404(desk: Desk, event_id: str) ->
 # --- preview ---
 
 
-async def test_a_preview_says_who_gets_what_and_writes_nothing(desk: Desk) -> None:
+async def test_a_preview_shows_recipients_and_texts_and_writes_nothing(desk: Desk) -> None:
     reply = await desk.call("POST", f"{BASE}/activities/preview", body=ACTIVITY, permissions=PREVIEW)
     assert reply.status == 200
     body = reply.json
@@ -234,14 +274,14 @@ async def test_a_preview_says_who_gets_what_and_writes_nothing(desk: Desk) -> No
     assert await desk.database.traces.get("e1") is None
 
 
-async def test_a_preview_of_an_unknown_type_says_so(desk: Desk) -> None:
+async def test_a_preview_of_an_unknown_type_reports_it(desk: Desk) -> None:
     sent = ACTIVITY | {"eventType": "COFFEE_SPILLED"}
     body = (await desk.call("POST", f"{BASE}/activities/preview", body=sent, permissions=PREVIEW)).json
     assert (body["unknownType"], body["total"], body["renderings"]) == (True, 0, {})
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", json.dumps([ACTIVITY]).encode(), b"{}"])
-async def test_a_preview_of_what_does_not_fit_is_a_422_with_the_reason(desk: Desk, data: bytes) -> None:
+async def test_a_preview_of_a_malformed_message_is_a_422_with_the_reason(desk: Desk, data: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     reply = await desk.call(
         "POST", f"{BASE}/activities/preview", data=data, headers=headers, permissions=PREVIEW
@@ -261,6 +301,6 @@ async def test_a_preview_of_what_does_not_fit_is_a_422_with_the_reason(desk: Des
         ("POST", "/activities/preview"),
     ],
 )
-async def test_each_needs_its_permission(desk: Desk, method: str, path: str) -> None:
+async def test_each_call_needs_its_permission(desk: Desk, method: str, path: str) -> None:
     assert (await desk.call(method, BASE + path, body={})).status == 403
     assert (await desk.call(method, BASE + path, None, body={})).status == 401

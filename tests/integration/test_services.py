@@ -1,4 +1,4 @@
-"""The services that the other tests stand on."""
+"""The services that the other tests use."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from services import (
     Tansu,
     alive,
     children_of,
+    free_port,
     kafka_leaders,
     psql,
 )
@@ -35,6 +36,16 @@ def redis(url_or_server: str | Redis, command: str) -> str:
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(f"{command}\r\n".encode())
         return connection.recv(1024).decode().strip()
+
+
+def test_no_port_is_given_out_twice_also_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = free_port()
+    monkeypatch.setattr("services.PORTS", range(one, one + 1))
+    with pytest.raises(ServiceFailed):
+        free_port()
+    monkeypatch.setattr("services._reserved", {})  # as in another process
+    with pytest.raises(ServiceFailed):
+        free_port()
 
 
 def test_postgres_gives_each_module_an_empty_database_in_utf8(postgres_url: str) -> None:
@@ -52,17 +63,17 @@ def test_a_kafka_topic_is_fresh_and_has_four_partitions(kafka_servers: str, kafk
 
 
 @pytest.mark.parametrize("kafka_topic", [7], indirect=True)
-def test_a_kafka_topic_has_the_partitions_asked_for(kafka_servers: str, kafka_topic: str) -> None:
+def test_a_kafka_topic_has_the_requested_partitions(kafka_servers: str, kafka_topic: str) -> None:
     assert len(kafka_leaders(kafka_servers, kafka_topic)) == 7
 
 
-def test_each_broker_makes_topics(kafka_broker: Kafka) -> None:
+def test_each_broker_creates_topics(kafka_broker: Kafka) -> None:
     topic = kafka_broker.create_topic(partitions=2)
     assert len(kafka_leaders(kafka_broker.servers, topic)) == 2
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_postgres_comes_back_on_its_address_with_its_data(own_postgres: Postgres, end: str) -> None:
+def test_postgres_restarts_on_its_address_with_its_data(own_postgres: Postgres, end: str) -> None:
     psql(own_postgres.url, "CREATE TABLE kept AS SELECT 41 AS n")
     url = own_postgres.url
     getattr(own_postgres, end)()
@@ -74,11 +85,11 @@ def test_postgres_comes_back_on_its_address_with_its_data(own_postgres: Postgres
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_redis_comes_back_on_its_address_with_its_data(own_redis: Redis, end: str) -> None:
+def test_redis_restarts_on_its_address_with_its_data(own_redis: Redis, end: str) -> None:
     redis(own_redis, "SET kept 41")
     url = own_redis.url
     getattr(own_redis, end)()
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         redis(url, "PING")
     own_redis.start()
     assert own_redis.url == url
@@ -86,10 +97,10 @@ def test_redis_comes_back_on_its_address_with_its_data(own_redis: Redis, end: st
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_the_broker_in_memory_comes_back_on_its_address_empty(own_kafka: Tansu, end: str) -> None:
+def test_the_broker_in_memory_restarts_on_its_address_empty(own_kafka: Tansu, end: str) -> None:
     servers, topic = own_kafka.servers, own_kafka.create_topic()
     getattr(own_kafka, end)()
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         kafka_leaders(servers, None)
     own_kafka.start()
     assert own_kafka.servers == servers
@@ -158,7 +169,7 @@ time.sleep(60)
 
 def test_no_service_outlives_a_run_that_is_killed() -> None:
     run = subprocess.Popen([sys.executable, "-c", RUN], cwd=TESTS, stdout=subprocess.PIPE, text=True)
-    GUARD.tell("watch", run.pid)
+    GUARD.send("watch", run.pid)
     assert run.stdout is not None
     with run, run.stdout as output:
         pids = [int(pid) for pid in output.readline().split()]
@@ -166,7 +177,7 @@ def test_no_service_outlives_a_run_that_is_killed() -> None:
         assert output.readline() == "ready\n"
         family = [member for pid in pids for member in (pid, *children_of(pid))]
         os.kill(run.pid, signal.SIGKILL)
-    GUARD.tell("forget", run.pid)
+    GUARD.send("forget", run.pid)
     assert len(pids) == 3
     deadline = time.monotonic() + 10
     while any(alive(pid) for pid in family) or any(each.exists() for each in directories):

@@ -32,8 +32,13 @@ async def main(path, name):
         await database.check()
         inbox = database.inbox
         for n in itertools.count():
-            rest = ("A", None, None, None, "en", "x" * 2000, "", None, {})
-            changes = await inbox.insert([Draft(user, f"{name}-{n}", *rest) for user in USERS])
+            drafts = [
+                Draft(recipient_id=user, activity_id=f"{name}-{n}", type="A", organizer_id=None,
+                      merchant_id=None, subject=None, locale="en", content="x" * 2000, content_html="",
+                      action_url=None, data={})
+                for user in USERS
+            ]
+            changes = await inbox.insert(drafts)
             print(f"{name}-{n}", flush=True)
             if n % 3 == 0:
                 await inbox.delete(USERS[n % 5], changes[n % 5].notification.id)
@@ -67,7 +72,7 @@ def write_until_killed(path: Path, after: int) -> list[str]:
 
 
 @pytest.mark.parametrize("after", [1, 7, 40])
-async def test_a_killed_writer_leaves_a_consistent_store(tmp_path: Path, after: int):
+async def test_a_killed_writer_leaves_a_consistent_store(tmp_path: Path, after: int) -> None:
     path = tmp_path / "data" / "signal.db"
     answered = write_until_killed(path, after)
 
@@ -80,7 +85,7 @@ async def test_a_killed_writer_leaves_a_consistent_store(tmp_path: Path, after: 
 
     async with open_sqlite(path, lambda: datetime.now(UTC)) as database:
         await database.check()
-        for user, backlog in (await database.inbox.backlogs(dict.fromkeys(USERS, 0), 10_000)).items():
+        for user, backlog in (await database.inbox.changes_since(dict.fromkeys(USERS, 0), 10_000)).items():
             assert [change.rev for change in backlog.changes] == list(range(1, backlog.head.rev + 1))
             page = await database.inbox.page(user, InboxFilter(), 10_000, None, 0)
             deleted = sum(isinstance(change, Deleted) for change in backlog.changes)

@@ -8,7 +8,8 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import Any, TypeAlias
 
 from nx_signal.model import Member, Organizer, Roster
 
@@ -25,8 +26,17 @@ SCENES = 10
 RUSHES = 8
 """Seconds in which all of it is about one user."""
 LONGEST_FAULT_S = 45.0
+MENDABLE = "REFUND_ISSUED"
+"""The event type that has a bug in some releases."""
+REFUSABLE = "refusable"
+"""The subject of what the store may refuse for a while."""
+RESTORING_FROM = 200
+"""Seeds from here on: the store goes back."""
 NEVER_S = 1e9
 """A sweep that never comes."""
+
+Fault: TypeAlias = Callable[[float, float, Callable[[], float]], None]
+"""Puts one into the schedule: when it starts, how long it may last, moments to meet it."""
 
 _OF_ORGANIZER = {"o1": USERS[0:4], "o2": USERS[16:17], "o3": ()}
 _OF_MERCHANT = {"m1": USERS[2:9], "m2": USERS[8:14], "m3": USERS[13:22]}
@@ -55,10 +65,46 @@ def merchants_of(user: str) -> frozenset[str]:
     return frozenset(m for m, users in _OF_MERCHANT.items() if user in users)
 
 
+def organizers_of(user: str) -> frozenset[str]:
+    merchants = merchants_of(user)
+    return frozenset(
+        o for o, users in _OF_ORGANIZER.items() if user in users or not merchants.isdisjoint(_MERCHANTS[o])
+    )
+
+
+@cache
+def rooms_of(user: str) -> tuple[str, ...]:
+    """The members' rooms that this user may join."""
+    organizers = tuple(f"signal/organizer/{o}" for o in sorted(organizers_of(user)))
+    return organizers + tuple(f"signal/merchant/{m}" for m in sorted(merchants_of(user)))
+
+
+def member_room(message: Mapping[str, Any]) -> str | None:
+    """Where an activity that is pushed to members goes; None where its scope has none."""
+    organizer, merchant = message["organizerId"], message.get("merchantId")
+    if message["recipientScope"] == "org":
+        return f"signal/organizer/{organizer}" if organizer != "o3" else None
+    if message["recipientScope"] == "merchant" and merchant in _MERCHANTS[organizer]:
+        return f"signal/merchant/{merchant}"
+    return None
+
+
+def inquiry(organizer: str, merchant: str | None) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "eventType": "INQUIRY_SUBMITTED",
+        "recipientScope": "org" if merchant is None else "merchant",
+        "actorId": "u39",
+        "organizerId": organizer,
+        "occurredAt": "2026-11-21T10:25:00Z",
+        "data": {"inquiry": {"name": "Lan"}},
+    }
+    return message if merchant is None else message | {"merchantId": merchant}
+
+
 def recipients(
     scope: str, organizer: str, merchant: str | None, named: Sequence[str], actor: str
 ) -> frozenset[str]:
-    """Who must hear of it: CONTRACT §3, said a second time and without looking at the first."""
+    """The recipients by CONTRACT §3, written independently of the server."""
     if scope == "users":
         found = set(named)
     elif scope == "org":
@@ -76,14 +122,14 @@ class Action:
     args: Mapping[str, Any]
 
     def __str__(self) -> str:
-        said = dict(self.args)
-        if isinstance(message := said.pop("message", None), Mapping):
+        arguments = dict(self.args)
+        if isinstance(message := arguments.pop("message", None), Mapping):
             to = message.get("merchantId") or ",".join(message.get("recipientIds", ()))
-            said |= {"type": message["eventType"], "scope": message["recipientScope"], "to": to}
-            said |= {"organizer": message["organizerId"], "actor": message["actorId"]}
-            said |= {"eventId": message.get("eventId")}
-        shown = " ".join(f"{k}={v}" for k, v in said.items() if v not in (None, ""))
-        return f"{self.at_s:9.3f}  {self.name:<10} {shown}"
+            arguments |= {"type": message["eventType"], "scope": message["recipientScope"], "to": to}
+            arguments |= {"organizer": message["organizerId"], "actor": message["actorId"]}
+            arguments |= {"eventId": message.get("eventId")}
+        listed = " ".join(f"{k}={v}" for k, v in arguments.items() if v not in (None, ""))
+        return f"{self.at_s:9.3f}  {self.name:<10} {listed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +137,8 @@ class Plan:
     seed: int
     sweep_s: float
     resume_limit: int
+    retention_days: int
+    """0: nothing is removed by age"""
     actions: tuple[Action, ...]
 
     def only(self, indexes: Iterable[int]) -> Plan:
@@ -98,7 +146,8 @@ class Plan:
 
     def __str__(self) -> str:
         sweep = "never" if self.sweep_s == NEVER_S else f"{self.sweep_s:g} s"
-        return f"seed {self.seed}: sweep {sweep}, resume limit {self.resume_limit}"
+        kept = f"retention {self.retention_days}" if self.retention_days else "no retention"
+        return f"seed {self.seed}: sweep {sweep}, resume limit {self.resume_limit}, {kept}"
 
 
 def plan_of(seed: int) -> Plan:
@@ -115,6 +164,10 @@ class _Author:
         # Without a sweep everything must be found by other means, so only faults that give a sign happen.
         self.sweep_s = self.rng.choice([20.0, 60.0, NEVER_S])
         self.resume_limit = self.rng.choice([8, 30, 500])
+        # Of its own, so that the rest of a seed's plan does not depend on it.
+        self.more = random.Random(f"{seed}/more")
+        # A removal whose announcement is lost is found by the sweep alone.
+        self.retention_days = self.more.choice([0, 1, 1, 2]) if self.sweep_s != NEVER_S else 0
 
     def write(self) -> Plan:
         for number in range(DEVICES):
@@ -126,8 +179,12 @@ class _Author:
             self.rush(self.rng.uniform(20, LASTS_S - 60), self.rng.choice(BUSY))
         for _ in range(10):
             self.publish(self.rng.uniform(0, LASTS_S), self.rng.sample(USERS, 3))
+        if self.seed >= RESTORING_FROM and self.sweep_s != NEVER_S:
+            for _ in range(self.rng.choice([1, 2, 3])):
+                self.go_back(self.rng.uniform(60, LASTS_S - 900))
         self.actions.sort(key=lambda action: action.at_s)
-        return Plan(self.seed, self.sweep_s, self.resume_limit, tuple(self.actions))
+        actions = tuple(self.actions)
+        return Plan(self.seed, self.sweep_s, self.resume_limit, self.retention_days, actions)
 
     def add(self, at_s: float, name: str, **args: Any) -> None:
         self.actions.append(Action(round(at_s, 3), name, args))
@@ -154,12 +211,14 @@ class _Author:
             self.flood(moment(), rng.choice(hot))
         if rng.random() < 0.4:
             self.send(moment(), hot)
+        self.beside(start_s, length_s, hot)
 
     def rush(self, start_s: float, user: str) -> None:
         """Publishes in quick succession while the user's devices come back and the store takes its time."""
         rng = self.rng
         length_s = rng.choice([0.1, 1.0, 5.0])
-        faults = [f for f in (self.jitter, self.slow_store, self.slow_store) if rng.random() < 0.5]
+        stalls: tuple[Fault, ...] = (self.jitter, self.slow_store, self.slow_store)
+        faults = [fault for fault in stalls if rng.random() < 0.5]
         faults += rng.choice([[], [self.deaf], [self.flutter], [rng.choice(self.faults())]])
         for fault in faults:
             at_s = start_s + rng.choice([-0.5, rng.uniform(0, length_s)])
@@ -177,6 +236,154 @@ class _Author:
             self.flood(start_s + rng.uniform(0, length_s), user)
         if rng.random() < 0.3:
             self.change(start_s + rng.uniform(0, length_s), user)
+        self.beside(start_s, length_s, [user])
+
+    def go_back(self, start_s: float) -> None:
+        """A backup that is restored later; changes and devices between them and after."""
+        rng = self.rng
+        hot = rng.sample(BUSY, 2) + rng.sample(USERS, rng.randint(0, 2))
+        length_s = rng.choice([1.0, 20.0, 600.0])
+        back_s = start_s + length_s
+        self.add(start_s, "back_up")
+        self.add(back_s, "restore", newest=rng.choice([0, 0, 0, 1]))
+        if rng.random() < 0.5:
+            self.store_away(back_s - rng.uniform(0, 1), rng.uniform(1, 5), lambda: back_s)
+        for _ in range(rng.randint(2, 6)):
+            self.publish(start_s + rng.uniform(0, length_s), hot)
+        for _ in range(rng.randint(0, 6)):
+            self.publish(back_s + rng.choice([0, 0.5, 5, 60]) * rng.random(), hot)
+        for _ in range(rng.randint(0, 3)):
+            self.change(start_s + rng.uniform(0, length_s + 5), rng.choice(hot))
+        for _ in range(rng.randint(2, 8)):
+            self.device(start_s + rng.uniform(0, length_s + 20), rng.choice(hot))
+        for number in range(DEVICES):
+            if owner(number) in hot and rng.random() < 0.4:
+                at_s = back_s + rng.choice([-1, 0, 1, 30]) * rng.random()
+                if rng.random() < 0.5:
+                    self.add(at_s, "hang_up", device=number, offline_s=rng.choice([0, 1, 60]))
+                else:
+                    self.add(at_s, "resume", device=number, back=rng.choice([0, 2, -1_000]))
+        if rng.random() < 0.4:
+            rng.choice(self.faults())(back_s - rng.random(), rng.uniform(0.1, 20), lambda: back_s)
+
+    # --- what happens beside; its random numbers are `more` ---
+
+    def beside(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        more = self.more
+        further = [self.inquire, self.maintain, self.look, self.write_and_read, self.set_aside]
+        for act in more.sample(further, 2):
+            act(start_s, length_s, hot)
+        if more.random() < 0.3:
+            other = more.choice([self.newer, self.older])
+            # The release before states no history: what it announces is pushed by its revision.
+            (self.newer if self.seed >= RESTORING_FROM else other)(start_s, length_s, hot)
+
+    def inquire(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        """Pushes to members' rooms, and devices that join them, allowed or not."""
+        more = self.more
+        organizer, merchant = more.choice(
+            [("o1", None), ("o2", None), ("o1", "m1"), ("o1", "m2"), ("o2", "m3"), ("o3", None), ("o1", "m3")]
+        )
+        room = member_room(inquiry(organizer, merchant)) or "signal/merchant/m3"
+        for device in more.sample(range(DEVICES), 6):
+            if room in rooms_of(owner(device)) or more.random() < 0.2:
+                self.add(start_s + more.uniform(-2, length_s), "join", device=device, room=room)
+        for n in range(more.randint(1, 2)):
+            message = inquiry(organizer, merchant)
+            if more.random() < 0.7:
+                message["eventId"] = f"i{len(self.actions)}.{n}"
+            at_s = start_s + more.uniform(0, length_s)
+            for _ in range(more.choice([1, 2]) if "eventId" in message else 1):
+                partition = more.randrange(PARTITIONS)
+                self.add(at_s, "publish", partition=partition, ce_id=None, message=message)
+                at_s += more.choice([0, more.uniform(0, 1)])
+
+    def maintain(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        more = self.more
+        for _ in range(more.randint(1, 3)):
+            what = more.choice(["apply_read_alls", "audit", "expire"])
+            at_s = start_s + more.uniform(0, length_s)
+            self.add(at_s, "maintain", instance=more.randrange(INSTANCES), what=what)
+
+    def look(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        more = self.more
+        for _ in range(more.randint(1, 3)):
+            self.add(
+                start_s + more.uniform(0, length_s),
+                "look",
+                instance=more.randrange(INSTANCES),
+                user=more.choice(hot),
+                limit=more.choice([1, 3, 20]),
+                pages=more.choice([1, 3, 6]),
+                is_read=more.choice([None, None, False, True]),
+                type=more.choice([None, None, "PAYMENT_SUCCESS", "ORDER_COMPLETED"]),
+            )
+
+    def write_and_read(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        more = self.more
+        for _ in range(more.randint(1, 3)):
+            self.add(
+                start_s + more.uniform(0, length_s),
+                "write",
+                instance=more.randrange(INSTANCES),
+                reader=more.randrange(INSTANCES),
+                user=more.choice(hot),
+                newest=more.choice([0, 0, 1, 3]),
+                what=more.choice(["mark_read", "mark_all", "mark_all", "delete"]),
+                type=more.choice([None, "PAYMENT_SUCCESS", "ORDER_COMPLETED"]),
+            )
+
+    def set_aside(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        """Records that cannot be handled for a while; they are replayed before and after."""
+        more = self.more
+        cause = more.choice([MENDABLE, REFUSABLE])
+        message = _SOUND | {"recipientIds": [*hot], "actorId": hot[0]}
+        mended_s = start_s + length_s * more.random() + more.uniform(0, 10)
+        if cause == MENDABLE:
+            message["eventType"] = MENDABLE
+            for instance in range(INSTANCES):
+                self.add(start_s - 1, "fail", instance=instance, on=True)
+                late_s = more.choice([0, 0, more.uniform(0, 20)])
+                self.add(mended_s + late_s, "fail", instance=instance, on=False)
+        else:
+            message["subject"] = REFUSABLE
+            self.add(start_s - 1, "refuse", on=True)
+            self.add(mended_s, "refuse", on=False)
+        event = f"a{len(self.actions)}"
+        identity = more.choice(["eventId", "ce_id", "position"])
+        if identity == "eventId":
+            message["eventId"] = event
+        for _ in range(more.randint(1, 3) if identity == "position" else more.choice([1, 1, 2])):
+            at_s = start_s + more.uniform(0, length_s)
+            header = event if identity == "ce_id" else None
+            self.add(at_s, "publish", partition=more.randrange(PARTITIONS), ce_id=header, message=message)
+        for _ in range(more.randint(2, 4)):
+            at_s = mended_s + more.choice([-0.5, 0, more.uniform(0, 5), more.uniform(0, 40)])
+            newest, known = more.choice([0, 0, 1, 3]), more.random() < 0.8
+            for _ in range(more.choice([1, 2])):  # also at once
+                instance = more.randrange(INSTANCES)
+                self.add(at_s, "replay", instance=instance, newest=newest, known=known)
+        if self.sweep_s != NEVER_S and more.random() < 0.5:
+            steps, instance = more.randrange(40), more.randrange(INSTANCES)
+            self.add(at_s, "crash", instance=instance, steps=steps, silent_s=0)
+            self.add(at_s + more.uniform(0, 20), "boot", instance=instance)
+
+    def newer(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        more = self.more
+        for _ in range(more.randint(1, 2)):
+            at_s = start_s + more.uniform(0, length_s)
+            announced = self.sweep_s == NEVER_S or more.random() < 0.7
+            instance, user = more.randrange(INSTANCES), more.choice(hot)
+            self.add(at_s, "newer", instance=instance, user=user, announced=announced)
+
+    def older(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        """An instance of the previous release, for a while."""
+        more = self.more
+        instance = more.randrange(INSTANCES)
+        self.add(start_s - 1, "release", instance=instance, older=True)
+        self.add(start_s + length_s + more.uniform(0, 200), "release", instance=instance, older=False)
+        device = more.choice([number for number in range(DEVICES) if owner(number) == hot[0]])
+        self.add(start_s + length_s + more.uniform(0, 200), "resume", device=device, back=1_000_000)
 
     # --- what producers and users do ---
 
@@ -286,8 +493,8 @@ class _Author:
 
     # --- what goes wrong; `lasts_s` bounds each of them ---
 
-    def faults(self) -> list[Callable[[float, float, Callable[[], float]], None]]:
-        noticed = [
+    def faults(self) -> list[Fault]:
+        noticed: list[Fault] = [
             self.deaf,
             self.flutter,
             self.store_away,
@@ -393,7 +600,7 @@ POISON = (
     "not JSON",
     json.dumps(_SOUND | {"data": {}}),
     json.dumps(_SOUND | {"recipientScope": "everybody"}),
-    json.dumps(_SOUND | {"actorId": "nu\0l"}),
+    json.dumps(_SOUND | {"actorId": "x" * 300}),
     json.dumps(_SOUND | {"occurredAt": "yesterday"}),
 )
 """Messages that nobody can handle."""

@@ -1,19 +1,19 @@
 """Whole instances, their clients and their faults in one Trio run that a seed decides entirely.
 
-An instance is composed as in nx_signal/service.py, with the memory adapters and without REST and sockets:
-hub, pipeline, supervised relay, supervised source, and `StreamServer` for each connection. Sealing is left
-out; bounds are small, so that each of them is met. Set PYTHONHASHSEED: sets of strings have an order too."""
+An instance is composed by nx_signal.composition over the memory adapters, and runs without REST and sockets:
+delivery, pipeline, supervised relay, supervised source, and `WebSocketServer`. Sealing is left out; bounds
+are small, so that each of them is met. Set PYTHONHASHSEED: sets of strings have an order too."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
+import sqlite3
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,49 +24,90 @@ from unittest.mock import patch
 import msgspec
 import trio
 import trio._core._run as trio_run
-from sim_plan import INSTANCES, LASTS_S, NEVER_S, PARTITIONS, ROSTER, USERS, Plan, merchants_of, recipients
+from sim_inbox import InboxAt, head_at
+from sim_operations import (
+    FAKES,
+    PINNED,
+    Operations,
+    here,
+    registry,
+    renderer,
+)
+from sim_operations import (
+    SMALL_BOUNDS as SMALL_PORTIONS,
+)
+from sim_plan import (
+    INSTANCES,
+    LASTS_S,
+    MENDABLE,
+    NEVER_S,
+    PARTITIONS,
+    REFUSABLE,
+    ROSTER,
+    USERS,
+    Plan,
+    inquiry,
+    member_room,
+    recipients,
+    rooms_of,
+)
 from trio.testing import MockClock
 from trio_websocket import ConnectionClosed
 
-from nx_signal.activities import handling
+import memory_relay
+import memory_source
+from gate_kit import a_visit
+from memory_relay import MemoryBroker, MemoryRelay
+from memory_source import MemorySource, MemoryTopic
+from nx_signal.activities import drafts, processor
 from nx_signal.activities import recipients as recipients_of
-from nx_signal.activities.content import Renderer
-from nx_signal.activities.pipeline import Pipeline
-from nx_signal.activities.registry import Registry
-from nx_signal.adapters.memory import relay as memory_relay
-from nx_signal.adapters.memory import source as memory_source
-from nx_signal.adapters.memory.relay import MemoryBroker, MemoryRelay
-from nx_signal.adapters.memory.source import MemorySource, MemoryTopic
-from nx_signal.adapters.memory.store import MemoryDatabase
+from nx_signal.activities.in_hand import CRASHES, SET_ASIDE
+from nx_signal.adapters.sqlite.memory import MemoryDatabase
+from nx_signal.composition import compose
+from nx_signal.delivery import backlog, cursor, hub, membership, peers, recovery
+from nx_signal.delivery.session import payload_of
+from nx_signal.delivery.topics import ACTIVITY, LOST, STATE
+from nx_signal.delivery.transport import FrameKind, PushResult
 from nx_signal.errors import RelayLost, StoreUnavailable
 from nx_signal.inbox.service import Inbox
-from nx_signal.model import Change, Created, Deleted, Dispatch, Head, InboxFilter, Principal, Read
+from nx_signal.model import (
+    Change,
+    ChangesSince,
+    Created,
+    InboxFilter,
+    InboxSummary,
+    Principal,
+    RelayMessage,
+    Unknown,
+)
+from nx_signal.model.channels import DEFAULT_ROOMS, inbox_room
+from nx_signal.model.wire import CREATED, DELETED, READ
 from nx_signal.ports import Batch, RelayEvent
-from nx_signal.stream import connection, hub, peers, protocol, session
-from nx_signal.stream.connection import StreamParts, StreamServer
-from nx_signal.stream.hub import Hub
-from nx_signal.stream.limits import Limits
-from nx_signal.stream.operator import Operator
-from nx_signal.stream.rooms import RoomRules
-from nx_signal.stream.session import payload_of
-from nx_signal.stream.topics import DEFAULT_ROOMS, INBOX_TOPICS, STATE, inbox_room
-from nx_signal.stream.wire import Kind, Push
+from nx_signal.store.driver import Tx
+from nx_signal.store.inbox import changes_since
 from nx_signal.supervise import supervise
-from nx_signal.telemetry.health import Health
-from nx_signal.telemetry.metrics import Metrics
+from nx_signal.websocket import connection, protocol
+from nx_signal.websocket.frames import Finish, FrameMeter
+from nx_signal.websocket.observer import WireObserver
+from nx_signal.websocket.sealing import IV_BYTES, b64
+from stream_kit import static_key
 
 T = TypeVar("T")
 
 SMALL_BOUNDS: Mapping[Any, Mapping[str, float]] = {
-    hub: {"HEAL_USERS": 8, "HEAL_CHANGES": 6, "PUSHES_PER_CHECKPOINT": 8, "RECHECK_ROOMS_S": 100.0},
-    session: {"MAX_AHEAD": 4},
-    handling: {"MAX_DRAFTS": 12, "ANNOUNCED_AT_ONCE": 3},
+    hub: {"PUSHES_PER_CHECKPOINT": 8},
+    recovery: {"READ_USERS": 8, "READ_CHANGES": 6, "READ_ROWS": 24},
+    membership: {"RECHECK_ROOMS_S": 100.0},
+    cursor: {"MAX_REORDERED": 4},
+    backlog: {"MAX_BYTES": 4_000},
+    processor: {"MAX_DRAFTS": 12, "ALONE_ROWS": 5, "AUDIENCE_PORTION": 7},
+    drafts: {"ANNOUNCED_AT_ONCE": 3},
     recipients_of: {"MAX_READERS": 10},
     memory_source: {"MAX_BATCH": 6},
-    memory_relay: {"MAX_WAITING_EVENTS": 24},
+    memory_relay: {"MAX_QUEUED_EVENTS": 24},
     # The clock skips an idle hour; what ticks through it does not come for free.
     protocol: {"HEARTBEAT_TIMEOUT_S": 900.0},
-    peers: {"PRESENCE_EVERY_S": 60.0, "ABSENT_AFTER_S": 210.0},
+    peers: {"PRESENCE_EVERY_S": 60.0, "ABSENT_AFTER_S": 210.0, "FORGOTTEN_AFTER_S": 210.0},
 }
 BATCHES_WAITING = 2
 ANNOUNCEMENTS_WAITING = 8
@@ -81,15 +122,15 @@ WATCHED_EVERY_S = 15.0
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 16.0
 """Of a client, between two attempts to connect."""
+CAUGHT_UP = 100
+"""Changes that an inbox may get between a resume and its read."""
 MAX_STEPS = 4_000_000
 """Of tasks, in one run: far above any that comes to rest."""
 EPOCH = datetime(2026, 11, 21, tzinfo=UTC)
 NEVER_EXPIRES_S = 1e8
-
-registry = Registry.discover()
-renderer = Renderer(registry, "UTC")
-here: ContextVar[Instance | None] = ContextVar("here", default=None)
-"""whose task this is: the store may be out of reach for one instance alone"""
+HEADS = "SELECT recipient_id, rev FROM recipient_head"
+HEAD = f"{HEADS} WHERE recipient_id = ?"
+LIVE_ROWS = "SELECT id FROM activity_notification WHERE recipient_id = ? AND deleted_at IS NULL ORDER BY rev"
 
 
 @dataclass(frozen=True)
@@ -144,7 +185,8 @@ def small_world() -> Iterator[None]:
         },
     }
     with ExitStack() as stack:
-        for group in (SMALL_BOUNDS, fakes):
+        groups: tuple[Mapping[Any, Mapping[str, Any]], ...] = (SMALL_BOUNDS, SMALL_PORTIONS, fakes, FAKES)
+        for group in groups:
             for module, names in group.items():
                 for name, value in names.items():
                     stack.enter_context(patch.object(module, name, value))
@@ -183,8 +225,12 @@ class Resumed:
     """Stands between the frames where the server took a `resume`: what follows, follows this revision."""
 
     rev: int
+    history: str | None
     head: int
-    """of the store, at that time"""
+    truncated: int
+    agrees: bool
+    """whether the store had this history; all three at that time"""
+    restores: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +241,11 @@ class Closed:
 class Link:
     """One connection: what is under way in both directions, and what the device may expect of it."""
 
-    def __init__(self, device: Device, instance: Instance, resume: int | None) -> None:
+    def __init__(self, device: Device, instance: Instance) -> None:
         self.device = device
         self.instance = instance
-        self.resume = resume
-        self.socket = self  # of which StreamServer asks the peer's name
+        self.resume = None if device.rev is None else (device.rev, device.history)
+        self.socket = self  # for the peer's name
         self.wire = SimWire(self)
         self.to_server, self.from_device = trio.open_memory_channel[str](100)
         self.over = trio.Event()
@@ -208,15 +254,23 @@ class Link:
         """nothing arrives any more, whatever the server believes"""
         self.floor = self.ceiling = 0
         """the head before the handshake and at `connected`: what a device that knows nothing starts from"""
+        self.resumed: Resumed | None = None
+        """the store at `connected`, where the device resumes"""
+        self.restores = 0
+        """how often the store had gone back when `too_far` was decided"""
         self.connected = False
         self.owed = False
         """a state for a resume"""
         self.too_far = False
         """the next frame of the log must be a reset"""
+        self.returning = False
+        """it resumed, and got nothing of the log since: it may be too far behind for a replay"""
         self.rooms: set[str] = {*DEFAULT_ROOMS, inbox_room(device.user)}
         self.client_id = ""
         self.connected_s = 0.0
         self.ephemeral: set[int] = set()
+        self.activities: set[str] = set()
+        """pushed to its members' rooms"""
         self.sealed = 0
 
     def getpeername(self) -> tuple[str, int]:
@@ -226,7 +280,8 @@ class Link:
         text = json.dumps({"event": event, "data": data})
         if sealed:
             self.sealed += 1
-            text = json.dumps({"event": "encrypted", "data": {"iv": f"iv{self.sealed}", "ct": text}})
+            iv = b64(self.sealed.to_bytes(IV_BYTES, "big"))
+            text = json.dumps({"event": "encrypted", "data": {"iv": iv, "ct": text}})
         # Or it is on its way to a server that is gone.
         with suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
             self.to_server.send_nowait(text)
@@ -267,25 +322,29 @@ class SimWebSocket:
         await trio.lowlevel.checkpoint()
 
 
-def _ignore() -> None:
-    pass
-
-
-def _wire_of(link: Link, read_ahead: bytes, nursery: trio.Nursery, *, max_buffer_bytes: int) -> SimWire:
+def _wire_of(
+    link: Link,
+    read_ahead: bytes,
+    nursery: trio.Nursery,
+    observer: WireObserver,
+    meter: FrameMeter,
+    *,
+    max_buffer_bytes: int,
+) -> SimWire:
+    link.wire.observer = observer
     return link.wire
 
 
 class SimWire:
-    """Stands in for stream.wire.Wire: `room` frames wait for a device that does not read at once."""
+    """Stands in for websocket.wire.Wire: `room` frames wait for a device that does not read at once."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self.frames: deque[bytes | Resumed | Closed] = deque()
         self.closed = False
         self.refused = False
-        self.on_drained: Callable[[], None] = _ignore
-        self.on_stalled: Callable[[], None] = _ignore
-        self.on_dropped: Callable[[], None] = _ignore
+        self.breached = False
+        self.observer = WireObserver()
 
     @property
     def open(self) -> bool:
@@ -295,25 +354,28 @@ class SimWire:
     def queued_bytes(self) -> int:
         return sum(len(frame) for frame in self.frames if isinstance(frame, bytes))
 
-    def push(self, frame: bytes, kind: Kind) -> Push:
+    def push(self, payload: bytes, kind: FrameKind, finish: Finish = bytes) -> PushResult:
+        frame = finish(payload)
         if self.closed:
-            return Push.CLOSED
+            return PushResult.CLOSED
         room = self.link.device.room
         if room is not None and len(self.frames) >= max(room, 1):
-            if kind is not Kind.EPHEMERAL:
-                self.refused = True
-            return Push.REFUSED
+            self.refused = True
+            return PushResult.REFUSED
         if b'"event":"connected"' in frame[:32]:
-            self.link.ceiling = self.link.device.world.head(self.link.device.user).rev
+            device = self.link.device
+            self.link.ceiling = device.world.head(device.user).rev
+            if self.link.resume is not None:
+                self.link.resumed = device.world.resumed(device.user, *self.link.resume)
         self.put(frame)
-        return Push.TAKEN
+        return PushResult.TAKEN
 
     def put(self, item: bytes | Resumed | Closed) -> None:
         self.frames.append(item)
         if self.link.device.room is None:
             self.link.device.read(self.link)
 
-    def give_up(self, code: int, reason: str) -> None:
+    def close_now(self, code: int, reason: str) -> None:
         self.frames.clear()
         self.close_frame(code)
 
@@ -325,7 +387,7 @@ class SimWire:
     def drained(self) -> None:
         if self.refused and not self.frames and not self.closed:
             self.refused = False
-            self.on_drained()
+            self.observer.drained()
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -361,7 +423,7 @@ class SimRelay(MemoryRelay):
 
     async def run(
         self,
-        outbound: trio.MemoryReceiveChannel[tuple[Dispatch, ...]],
+        outbound: trio.MemoryReceiveChannel[tuple[RelayMessage, ...]],
         inbound: trio.MemorySendChannel[RelayEvent],
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -369,19 +431,21 @@ class SimRelay(MemoryRelay):
             raise RelayLost("The broker does not answer.")
         await super().run(outbound, inbound, task_status)
 
-    def hand(self, dispatch: Dispatch) -> None:
+    def enqueue(self, message: RelayMessage) -> None:
         world = self.world
-        sender = int((dispatch.server_id or "i0").partition(".")[0][1:])
+        sender = int((message.server_id or "i0").partition(".")[0][1:])
+        if sender in world.operations.older:
+            message = msgspec.structs.replace(message, history=None, after=None)
         if (sender, self.instance.number) in world.apart_now or world.rng.random() < world.loss_share:
             return
         if world.jitter_s:
-            world.nursery.start_soon(self._late, dispatch, world.rng.uniform(0, world.jitter_s))
+            world.nursery.start_soon(self._late, message, world.rng.uniform(0, world.jitter_s))
         else:
-            super().hand(dispatch)
+            super().enqueue(message)
 
-    async def _late(self, dispatch: Dispatch, delay_s: float) -> None:
+    async def _late(self, message: RelayMessage, delay_s: float) -> None:
         await trio.sleep(delay_s)
-        super().hand(dispatch)
+        super().enqueue(message)
 
 
 class Instance:
@@ -408,43 +472,30 @@ class Instance:
         self.life = trio.CancelScope()
         announcements = ANNOUNCEMENTS_WAITING if world.plan.sweep_s != NEVER_S else 10**6
         to_pipeline, batches = trio.open_memory_channel[Batch](BATCHES_WAITING)
-        to_relay, outbound = trio.open_memory_channel[tuple[Dispatch, ...]](announcements)
+        to_relay, outbound = trio.open_memory_channel[tuple[RelayMessage, ...]](announcements)
         from_relay, inbound = trio.open_memory_channel[RelayEvent](RELAYED_WAITING)
-        metrics = Metrics()
         self.relay = SimRelay(world, self, server_id)
         self.source = MemorySource("source", world.topic)
-        health = Health(("store", "relay", self.source.name), metrics)
-        rules = RoomRules(world.database.directory, ())
-        self.hub = Hub(
+        self.parts = compose(
             server_id=server_id,
-            store=world.database.inbox,
-            rules=rules,
+            database=world.database,
             relay=self.relay,
-            outbound=to_relay,
-            metrics=metrics,
+            to_relay=to_relay,
+            registry=registry,
+            renderer=renderer,
+            verify=world.verify,
+            static_key=static_key,
             now=world.now,
             resume_limit=world.plan.resume_limit,
             sweep_s=world.plan.sweep_s,
+            client_buffer_bytes=1,
+            rate_factor=1.0,
+            sources=[self.source.name],
+            retention_days=world.plan.retention_days,
         )
-        self.pipeline = Pipeline(
-            registry=registry,
-            renderer=renderer,
-            database=world.database,
-            announce=self.hub.announce,
-            health=health,
-            metrics=metrics,
-        )
-        self.inbox = Inbox(world.database.inbox, self.hub.announce)
-        self.operator = Operator(self.hub)
-        self.parts = StreamParts(
-            hub=self.hub,
-            verify=world.verify,
-            rules=rules,
-            metrics=metrics,
-            now=world.now,
-            max_buffer_bytes=1,
-            limits=Limits(1.0),
-        )
+        self.delivery, self.pipeline, self.inbox = self.parts.delivery, self.parts.pipeline, self.parts.inbox
+        self.hub, self.operator = self.delivery.hub, self.delivery.operator
+        self.websocket = self.parts.websocket
         if self.relay_cut:
             world.broker.cut(server_id)
         if self.source_cut:
@@ -452,11 +503,14 @@ class Instance:
         try:
             with self.life:
                 async with trio.open_nursery() as self.nursery:
-                    await self.nursery.start(self.hub.run, inbound)
+                    await self.nursery.start(self.delivery.run, inbound)
                     await self.nursery.start(self.pipeline.run, batches)
-                    part_up = partial(supervise, health=health)
-                    self.nursery.start_soon(part_up, "relay", partial(self.relay.run, outbound, from_relay))
+                    part_up = partial(supervise, health=self.parts.health)
+                    self.nursery.start_soon(
+                        part_up, "relay", partial(self.delivery.run_relay, outbound, from_relay)
+                    )
                     self.nursery.start_soon(part_up, self.source.name, partial(self.source.run, to_pipeline))
+                    self.nursery.start_soon(self.parts.maintenance.run)
                     self.up = True
                     await trio.sleep_forever()
         except Exception as error:
@@ -467,6 +521,7 @@ class Instance:
     def die(self, silent_s: float = 0.0) -> None:
         """Kill it. Its devices learn it at once, or when `silent_s` have passed."""
         self.world.note(f"i{self.number} dies")
+        self.world.losses += 1
         self.up = False
         for link in self.links:
             link.wire.closed = link.lost = True
@@ -476,7 +531,7 @@ class Instance:
     async def drain(self) -> None:
         self.up = False
         with trio.move_on_after(15):
-            await self.hub.drain(7.5)
+            await self.delivery.drain(7.5)
             await self.pipeline.finish()
         self.die()
 
@@ -484,7 +539,7 @@ class Instance:
         here.set(self)
         self.links[link] = None
         try:
-            await StreamServer(self.parts).serve(link, b"")  # type: ignore[arg-type]
+            await self.websocket.serve(link, b"", a_visit())  # type: ignore[arg-type]
         except Exception as error:
             self.world.violate(f"a connection of {link.device} failed: {_shown(error)}")
         finally:
@@ -518,12 +573,15 @@ async def _end_later(link: Link, after_s: float) -> None:
 
 class _Data(msgspec.Struct):
     rev: int | None = None
+    history: str | None = None
     reset: bool = False
     unread: int | None = None
     total: int | None = None
     id: str | None = None
+    eventId: str | None = None
     userId: str | None = None
     n: int | None = None
+    count: int | None = None
     kind: str | None = None
     target: str | None = None
 
@@ -545,8 +603,14 @@ class Device:
         self.user = user
         self.rng = random.Random(f"{world.plan.seed}/device/{number}")
         self.rev: int | None = None
+        self.history: str | None = None
+        """of `rev`; None where it is not known"""
+        self.held: dict[int, str] = {}
+        """the revisions up to `rev` whose history it knows"""
         self.room: int | None = None
         """None: it reads at once"""
+        self.members_rooms: dict[str, None] = {}
+        """that it asks for on each connection"""
         self.link: Link | None = None
         self.served = False
         self.offline_s = 0.0
@@ -563,10 +627,9 @@ class Device:
             if up:
                 instance = rng.choice(up)
                 if self.rev is None and asks_first:
-                    page = await instance.perform(
-                        lambda inbox=instance.inbox: inbox.page(self.user, InboxFilter(), 1)
-                    )
-                    self.rev = page.head.rev if page else None
+                    page = await instance.perform(partial(instance.inbox.page, self.user, InboxFilter(), 1))
+                    if page:
+                        self.holds(page.head.rev, page.head.history)
                 if instance.up and not (self.rev is None and asks_first):
                     await self.converse(instance)
             with trio.move_on_after(self.offline_s):
@@ -577,18 +640,33 @@ class Device:
             await trio.sleep(rng.uniform(0.05, pause_s))
 
     async def converse(self, instance: Instance) -> None:
-        link = Link(self, instance, self.rev)
+        link = Link(self, instance)
         self.link = link
         instance.nursery.start_soon(instance.serve, link)
         data: dict[str, Any] = {"type": "Bearer", "token": self.user, "publicKey": "key"}
         if self.rev is not None:
-            data["resume"] = {"rev": self.rev}
+            data["resume"] = self.place(self.rev)
         link.send("authenticate", data)
         while not link.over.is_set():
             with trio.move_on_after(HEARTBEAT_S):
                 await link.over.wait()
             link.send("heartbeat", None)
         self.link = None
+
+    def holds(self, rev: int, history: str | None) -> None:
+        self.rev, self.history = rev, history if self.keeps_history else None
+        self.held = {r: h for r, h in self.held.items() if r < rev}
+        if self.history is not None:
+            self.held[rev] = self.history
+
+    @property
+    def keeps_history(self) -> bool:
+        """An older client resumes with a revision alone."""
+        return self.number % 4 != 3
+
+    def place(self, rev: int) -> dict[str, Any]:
+        """To resume from."""
+        return {"rev": rev, "history": self.held[rev]} if rev in self.held else {"rev": rev}
 
     # --- called by the wire ---
 
@@ -602,7 +680,8 @@ class Device:
         elif frame["event"] == "encrypted":
             opened = json.loads(frame["data"]["ct"])
             if opened["event"] == "resume":
-                link.wire.put(Resumed(opened["data"]["rev"], self.world.head(self.user).rev))
+                place = opened["data"]
+                link.wire.put(self.world.resumed(self.user, place["rev"], place.get("history")))
 
     def read(self, link: Link, frames: int = 10**9) -> None:
         wire = link.wire
@@ -612,7 +691,7 @@ class Device:
             if isinstance(item, bytes):
                 self.receive(link, item)
             elif isinstance(item, Resumed):
-                self.resumed(link, item.rev, item.head)
+                self.resumed(link, item)
             else:
                 self.world.note(f"{self} closed {item.code}")
         wire.drained()
@@ -637,62 +716,101 @@ class Device:
             link.connected = self.served = True
             link.connected_s = trio.current_time()
             link.client_id = data.id or ""
-            if link.resume is not None:
-                self.resumed(link, link.resume, link.ceiling)
+            if link.resumed is not None:
+                self.resumed(link, link.resumed)
+            if self.members_rooms:
+                self.world.enter(link, self.members_rooms)
             return
         if frame.event == "error":
             return
         self._check(link.connected, f"{frame.event} before `connected`")
-        if frame.event in INBOX_TOPICS:
-            assert data.rev is not None
-            self._next(link, data.rev)
-            self._check(
-                payload == self.world.payload(self.user, data.rev), f"revision {data.rev} is not the store's"
-            )
+        if frame.event in (CREATED, READ, DELETED):
+            self._next(link, data)
+            expected = self.world.payload(self.user, data.history)
+            self._check(payload == expected, f"revision {data.rev} is not the store's")
         elif frame.event == STATE:
             self._state(link, data)
+        elif frame.event == PINNED:
+            self._next(link, data)
+            known = self.world.change(self.user, data.history)
+            self._check(isinstance(known, Unknown), f"revision {data.rev} is not the newer release's")
+        elif frame.event == ACTIVITY:
+            self._activity(link, data.eventId or "")
         elif frame.event == "sim":
             self._check(data.n not in link.ephemeral, f"send {data.n} came twice")
             link.ephemeral.add(data.n or 0)
             self._check(self._addressed(link, data), f"send {data.n} was for {data.kind} {data.target}")
+        elif frame.event == LOST:
+            self._check((data.count or 0) > 0, "none was lost")
         elif frame.event == "expiring":
             if self.rng.random() < 0.5:
                 link.send("refresh", {"token": self.user}, sealed=True)
         else:
             self._check(frame.event == "goaway", f"what is {frame.event}?")
 
-    def resumed(self, link: Link, rev: int, head: int) -> None:
-        self.rev = rev
-        link.owed = True
-        link.too_far = not rev <= head <= rev + self.world.plan.resume_limit
+    def resumed(self, link: Link, at: Resumed) -> None:
+        self.holds(at.rev, at.history)
+        link.owed = link.returning = True
+        limit = self.world.plan.resume_limit
+        # Without a history, a store that went back may reach the device's revision before it is read.
+        ahead = at.rev > at.head + (CAUGHT_UP if at.history is None else 0)
+        link.too_far = ahead or at.rev < at.truncated or at.head > at.rev + limit or not at.agrees
+        link.restores = at.restores
 
-    def _next(self, link: Link, rev: int) -> None:
-        self._check(not link.too_far, f"revision {rev} came where a reset was due")
+    def _next(self, link: Link, data: _Data) -> None:
+        rev, world = data.rev, self.world
+        assert rev is not None
+        if link.restores == world.restores:
+            self._check(not link.too_far, f"revision {rev} came where a reset was due")
+        change = world.change(self.user, data.history)
+        if change is None or change.rev != rev:
+            world.violate(f"{self}: revision {rev} of {data.history} was never the store's")
+            return
         if self.rev is None:
-            self._check(link.floor < rev <= link.ceiling + 1, f"revision {rev} is first after {link.floor}")
+            first = link.floor < rev <= link.ceiling + 1
+            self._check(first or world.restores > 0, f"revision {rev} is first after {link.floor}")
         else:
             self._check(rev == self.rev + 1, f"revision {rev} came after {self.rev}")
-        self.rev = rev
+        if self.history is not None:
+            self._check(change.after == self.history, f"revision {rev} came after another history")
+        self.holds(rev, data.history)
+        link.returning = False
 
     def _state(self, link: Link, data: _Data) -> None:
-        rev, limit = data.rev, self.world.plan.resume_limit
+        rev, limit, world = data.rev, self.world.plan.resume_limit, self.world
         assert rev is not None
-        log = self.world.log(self.user)
-        self._check(rev <= len(log), f"the state's revision {rev} is not the store's")
-        counts = (log[rev - 1].unread, log[rev - 1].total) if rev else (0, 0)
-        self._check(counts == (data.unread, data.total), f"the state's counts at {rev} are not the store's")
+        log = world.log(self.user)
+        at = world.change(self.user, data.history)
+        counts = (0, 0, 0) if at is None else (at.rev, at.unread, at.total)
+        self._check(counts == (rev, data.unread, data.total), f"the state at {rev} was never the store's")
         if data.reset:
             known = link.floor if self.rev is None else self.rev
+            lost = (self.user, self.history) in world.lost if self.history else world.restores > 0
             self._check(
-                rev > known + limit or known > len(log),
+                (link.returning and rev > known + limit)
+                or known > len(log)
+                or known < world.truncated[self.user]
+                or lost
+                or any(isinstance(change, Unknown) for change in log[known:rev]),
                 f"reset from {known} to {rev}, the limit being {limit}",
             )
-            self.rev = rev
         else:
-            self._check(not link.too_far, f"a state of {rev} at {self.rev} came where a reset was due")
+            due = link.too_far and link.restores == world.restores
+            self._check(not due, f"a state of {rev} at {self.rev} came where a reset was due")
             self._check(link.owed, "a state that nobody asked for")
-            self._check(rev == self.rev, f"a state of {rev} at {self.rev}")
-        link.owed = link.too_far = False
+            same = rev == self.rev and self.history in (None, data.history)
+            self._check(same, f"a state of {rev} at {self.rev}")
+        self.holds(rev, data.history)
+        link.owed = link.too_far = link.returning = False
+
+    def _activity(self, link: Link, activity: str) -> None:
+        """It was pushed to a members' room."""
+        room = self.world.pushed_to.get(activity)
+        self._check(room in link.rooms, f"{activity} was pushed, which was for {room}")
+        self._check(activity not in link.activities, f"{activity} was pushed twice")
+        link.activities.add(activity)
+        if not self.world.has_row(activity):
+            self.world.violate(f"{activity} was pushed before it was stored")
 
     def _addressed(self, link: Link, data: _Data) -> bool:
         if data.kind == "user":
@@ -718,7 +836,8 @@ class World:
         self.fails_before = self.fails_after = self.loss_share = self.jitter_s = 0.0
         self.store_up_to_s = 0.02
         self.apart_now: set[tuple[int, int]] = set()
-        self.database = MemoryDatabase(self.now)
+        self.operations = Operations(self)
+        self.database: MemoryDatabase
         self.broker = MemoryBroker()
         self.topic: SimTopic
         self.instances: list[Instance] = []
@@ -730,10 +849,30 @@ class World:
         """activity → recipients"""
         self.published: dict[tuple[int, int], str | None] = {}
         """(partition, offset) → activity; None where there is nothing to store"""
+        self.losses = 0
+        """Of what was in hand: instances that ended, and times that the store went back."""
+        self.losses_before: dict[tuple[int, int], int] = {}
+        """(partition, offset) → of them before it was published"""
         self.poisoned: set[tuple[int, int]] = set()
+        self.pushed_to: dict[str, str] = {}
+        """activity → the members' room"""
         self.stored: set[tuple[str, str]] = set()
+        """(activity, recipient) of all rows that ever were"""
+        self.held: set[tuple[str, str]] = set()
+        """of those that are not removed by age"""
+        self.activities_stored: set[str] = set()
+        self.truncated: dict[str, int] = dict.fromkeys(USERS, 0)
         self.seen: dict[str, int] = dict.fromkeys(USERS, 0)
-        self.payloads: dict[tuple[str, int], bytes] = {}
+        self.logs: dict[str, list[Change]] = {user: [] for user in USERS}
+        self.read_at: dict[str, int] = {}
+        self.changes: dict[tuple[str, str | None], Change] = {}
+        """(user, history) → every change that ever was, with the one before it"""
+        self.payloads: dict[tuple[str, str | None], bytes] = {}
+        self.images: list[Image] = []
+        self.restores = 0
+        self.lost: set[tuple[str, str | None]] = set()
+        """(user, history) that the store did not have after it went back"""
+        self.lost_letters: set[tuple[int, int]] = set()
         self.sends = 0
 
     # --- what happened, and what must not ---
@@ -750,30 +889,91 @@ class World:
             self.scope.cancel()
 
     def log(self, user: str) -> list[Change]:
-        box = self.database.inbox.boxes.get(user)
-        return box.log if box else []
+        """As the store has it now; what was read before is not read again."""
+        log, written = self.logs[user], self.database.driver.connection.total_changes
+        if self.read_at.get(user) != written:
+            self.read_at[user] = written
+            self._read(self._stale(HEAD, user))
+        return log
 
-    def head(self, user: str) -> Head:
-        return self.database.inbox._box(user).head
+    def _stale(self, query: str, *of: str) -> dict[str, int]:
+        """Whose log goes on in the store, after which revision."""
+        heads = self.database.driver.connection.execute(query, of)
+        return {user: len(self.logs[user]) for user, rev in heads if rev > len(self.logs[user])}
 
-    def payload(self, user: str, rev: int) -> bytes:
-        if (user, rev) not in self.payloads:
-            log = self.log(user)
-            self.payloads[user, rev] = payload_of(log[rev - 1]) if 0 < rev <= len(log) else b""
-        return self.payloads[user, rev]
+    def _read(self, stale: Mapping[str, int]) -> None:
+        if stale:
+            self._extend(self.database.driver.play(changes_since, stale, 10**6))
+
+    def _extend(self, missed: Mapping[str, ChangesSince]) -> None:
+        for user, since in missed.items():
+            log = self.logs[user]
+            for change in since.changes:
+                if change.rev != len(log) + 1:
+                    self.violate(f"the log of {user} goes from {len(log)} to {change.rev}")
+                before = log[-1].history if log else ""
+                if change.after not in (None, before):
+                    self.violate(f"revision {change.rev} of {user} follows {change.after}, not {before}")
+                known = msgspec.structs.replace(change, after=before)
+                if (user, change.history) in self.changes:
+                    self.violate(f"the history {change.history} of {user} was given twice")
+                self.changes[user, change.history] = known
+                log.append(known)
+
+    async def mirror(self, tx: Tx) -> None:
+        """Read all that the logs have, in a transaction that has written nothing yet."""
+        if stale := self._stale(HEADS):
+            self._extend(await changes_since(tx, stale, 10**6))
+        self._note_rows()
+
+    def expired(self, user: str, up_to_rev: int, truncated_through: int) -> None:
+        """The rows up to this revision were removed, which is a change like an action's."""
+        self.last_action_s = trio.current_time()
+        self.note(f"{user} expires up to {up_to_rev}, the log through {truncated_through}")
+        self.truncated[user] = max(self.truncated[user], truncated_through)
+        for change in self.logs[user][:up_to_rev]:
+            if isinstance(change, Created):
+                self.held.discard((change.notification.activity_id, user))
+
+    def head(self, user: str) -> InboxSummary:
+        log = self.log(user)
+        return head_at(user, log, len(log))
+
+    def change(self, user: str, history: str | None) -> Change | None:
+        """One that the store has or ever had."""
+        if (user, history) not in self.changes:
+            self.log(user)
+        return self.changes.get((user, history))
+
+    def payload(self, user: str, history: str | None) -> bytes:
+        of = (user, history)
+        if of not in self.payloads:
+            change = self.change(*of)
+            self.payloads[of] = b"" if isinstance(change, Unknown | None) else payload_of(change)
+        return self.payloads[of]
+
+    def resumed(self, user: str, rev: int, history: str | None) -> Resumed:
+        log = self.log(user)
+        agrees = history is None or not 0 < rev <= len(log) or log[rev - 1].history == history
+        return Resumed(rev, history, len(log), self.truncated[user], agrees, self.restores)
 
     def note_rows(self) -> None:
         """Take in the rows written since the last time: none twice, none that nobody asked for."""
-        for user in USERS:
-            log = self.log(user)
+        self._read(self._stale(HEADS))
+        self._note_rows()
+
+    def _note_rows(self) -> None:
+        for user, log in self.logs.items():
             for change in log[self.seen[user] :]:
                 if isinstance(change, Created):
                     activity = change.notification.activity_id
-                    if (activity, user) in self.stored:
+                    if (activity, user) in self.held:
                         self.violate(f"a second row of {activity} for {user}")
                     if user not in self.expected.get(activity, ()):
                         self.violate(f"a row of {activity} for {user}, who is no recipient")
                     self.stored.add((activity, user))
+                    self.held.add((activity, user))
+                    self.activities_stored.add(activity)
             self.seen[user] = len(log)
 
     def committed(self, partition: int, offset: int) -> None:
@@ -781,16 +981,33 @@ class World:
         self.note_rows()
         activity = self.published[partition, offset]
         missing = [] if activity is None else self._missing(activity)
-        if missing:
+        letters = self._letters() | self.lost_letters
+        mendable = (partition, offset) in self.operations.mendable & letters
+        if missing and not (mendable or self._deadly(partition, offset)):
             self.violate(f"{partition}/{offset} is committed, {activity} for {missing} is not stored")
-        if (partition, offset) in self.poisoned and (partition, offset) not in self._letters():
+        if (partition, offset) in self.poisoned and (partition, offset) not in letters:
             self.violate(f"{partition}/{offset} is committed and in no dead letter")
+
+    def _deadly(self, partition: int, offset: int) -> bool:
+        """Whether it was set aside because instances ended with it in hand; it is replayed at the end."""
+        if self.losses - self.losses_before[partition, offset] < CRASHES:
+            return False
+        if (partition, offset) in self.lost_letters:
+            return True
+        query = 'SELECT 1 FROM dead_letter WHERE partition = ? AND "offset" = ? AND error = ?'
+        connection = self.database.driver.connection
+        return connection.execute(query, (partition, offset, SET_ASIDE)).fetchone() is not None
+
+    def has_row(self, activity: str) -> bool:
+        if activity not in self.activities_stored:
+            self.note_rows()
+        return activity in self.activities_stored
 
     def _missing(self, activity: str) -> list[str]:
         return sorted(user for user in self.expected[activity] if (activity, user) not in self.stored)
 
     def _letters(self) -> set[tuple[int, int]]:
-        return {(p.partition, p.offset) for p in self.database.dead_letters._ids}
+        return set(self.database.driver.connection.execute('SELECT partition, "offset" FROM dead_letter'))
 
     # --- what the instances are given ---
 
@@ -826,9 +1043,10 @@ class World:
     async def run(self) -> None:
         self.calm = trio.Event()
         self.topic = SimTopic(self)
+        self.database = MemoryDatabase(self.now)
         await self.database.directory.load(ROSTER)
-        self.database.delay = self.before_store
-        self.database.delay_after = self.after_store
+        self.database.driver.delay = self.before_store
+        self.database.driver.delay_after = self.after_store
         self.steps.too_many = lambda: self.violate("the run does not come to rest")
         try:
             async with trio.open_nursery() as self.nursery:
@@ -841,7 +1059,8 @@ class World:
                     await trio.sleep_until(action.at_s)
                     self.last_action_s = trio.current_time()
                     self.note(str(action)[11:])
-                    getattr(self, action.name)(**action.args)
+                    owner = self if hasattr(self, action.name) else self.operations
+                    getattr(owner, action.name)(**action.args)
                 await trio.sleep_until(max(LASTS_S, trio.current_time()))
                 await self.rest()
                 await self.check_all()
@@ -849,6 +1068,9 @@ class World:
                 self.nursery.cancel_scope.cancel()
         except Exception as error:
             self.violation = self.violation or f"the simulation failed: {_shown(error)}"
+        finally:
+            for image in self.images:
+                image.database.close()
 
     @property
     def two_sweeps_s(self) -> float:
@@ -872,7 +1094,7 @@ class World:
         """Is anything still wrong that an action made so?"""
         rates = self.fails_before + self.fails_after + self.loss_share + self.jitter_s
         return bool(
-            self.database.unavailable
+            self.database.driver.unavailable
             or rates
             or self.apart_now
             or self.store_up_to_s > 1
@@ -882,9 +1104,11 @@ class World:
     def check_level(self, device: Device, link: Link) -> None:
         head = self.head(device.user)
         if link.owed:
-            self.violate(f"{device} was never told the state after its resume")
+            self.violate(f"{device} never received the state after its resume")
         elif head.rev != (min(link.ceiling, head.rev) if device.rev is None else device.rev):
             self.violate(f"{device} holds {device.rev}, the head is {head.rev}")
+        elif device.history not in (None, head.history):
+            self.violate(f"{device} holds {device.rev} of another history than the store's")
 
     async def rest(self) -> None:
         """All faults end; everything has time to find its place."""
@@ -907,20 +1131,41 @@ class World:
         for number in self.devices:
             self.quick(number)
         await trio.sleep(QUIET_S + self.two_sweeps_s)
+        await self.operations.rest()
+        await self.inquire()
+
+    async def inquire(self) -> None:
+        """Once all is calm, each member that is in a room gets what is pushed to it."""
+        connected = [d.link for d in self.devices.values() if d.link and d.link.connected]
+        links = [link for link in connected if link.device.number % 3 == 0 and rooms_of(link.device.user)]
+        for link in links:
+            self.enter(link, rooms_of(link.device.user))
+        await trio.sleep(5)
+        for n, (organizer, merchant) in enumerate((("o1", None), ("o2", None), ("o1", "m2"), ("o2", "m3"))):
+            message = inquiry(organizer, merchant) | {"eventId": f"last{n}"}
+            self.publish(n, None, message)
+        await trio.sleep(10)
+        for link in links:
+            for n in range(4):
+                room = self.pushed_to[f"last{n}"]
+                if not link.lost and room in link.rooms and f"last{n}" not in link.activities:
+                    self.violate(f"{link.device} is in {room} and was not pushed last{n}")
 
     async def check_all(self) -> None:
-        self.database.delay = self.database.delay_after = None
+        self.database.driver.delay = self.database.driver.delay_after = None
         self.note_rows()
+        unreplayed = {self.published[position] for position in self.lost_letters}
         for activity in self.expected:
-            if missing := self._missing(activity):
+            if activity not in unreplayed and (missing := self._missing(activity)):
                 self.violate(f"{activity} for {missing} is not stored")
         for partition in range(PARTITIONS):
             if self.topic.committed(partition) != self.topic.end(partition):
                 self.violate(f"partition {partition} is not committed to its end")
-        if self._letters() != self.poisoned:
-            self.violate(f"dead letters {self._letters() ^ self.poisoned} are not the poison")
+        if wrong := (self._letters() ^ self.poisoned) - self.lost_letters:
+            self.violate(f"dead letters {wrong} are not the poison")
         for user in USERS:
             await self._check_inbox(user)
+        await self.operations.check()
         for device in self.devices.values():
             link = device.link
             if link is None or not link.connected:
@@ -937,28 +1182,17 @@ class World:
             self.violate(f"the operator sees {page.total} clients, {len(online)} are online")
 
     async def _check_inbox(self, user: str) -> None:
-        unread: dict[int, bool] = {}
-        rows: dict[int, Any] = {}
+        at = InboxAt()
         for number, change in enumerate(self.log(user), 1):
-            if isinstance(change, Created):
-                rows[change.notification.id] = change.notification
-                unread[change.notification.id] = True
-            elif isinstance(change, Deleted):
-                for id in change.ids:
-                    del unread[id]
-            elif isinstance(change, Read):
-                for id in change.ids or [id for id in unread if rows[id].rev <= (change.up_to_rev or 0)]:
-                    unread[id] = False
-            counts = (number, sum(unread.values()), len(unread))
+            at.apply(change)
+            counts = (number, at.unread, len(at.rows))
             if counts != (change.rev, change.unread, change.total):
                 self.violate(f"revision {change.rev} of {user} counts wrong")
         inbox, head = self.database.inbox, self.head(user)
         total, _ = await inbox.count(user, InboxFilter())
-        still, _ = await inbox.count(user, InboxFilter(is_read=False))
-        if (total, still) != (head.total, head.unread) or (total, still) != (
-            len(unread),
-            sum(unread.values()),
-        ):
+        still, _ = await inbox.count(user, InboxFilter.of(is_read=False))
+        _, kept = self.database.driver.connection.execute(HEAD, (user,)).fetchone() or ("", 0)
+        if kept != head.rev or not (total, still) == (head.total, head.unread) == (len(at.rows), at.unread):
             self.violate(f"the head of {user} counts wrong")
 
     # --- the actions; their names are the schedule's ---
@@ -998,7 +1232,12 @@ class World:
                 message.get("recipientIds", ()),
                 message["actorId"],
             )
+            if message["eventType"] == "INQUIRY_SUBMITTED" and (room := member_room(message)):
+                self.pushed_to[activity] = room
+            if message["eventType"] == MENDABLE or message.get("subject") == REFUSABLE:
+                self.operations.mendable.add((partition, offset))
         self.published[partition, offset] = activity
+        self.losses_before[partition, offset] = self.losses
         headers = {"ce_id": ce_id.encode()} if ce_id else {}
         self.topic.publish([(None, json.dumps(message).encode())], partition=partition, headers=headers)
 
@@ -1034,7 +1273,8 @@ class World:
         self._ask(instance, lambda inbox: inbox.mark_all_read(user, up_to, origin="sim"))
 
     def _row(self, user: str, newest: int) -> int:
-        ids = list(self.database.inbox._box(user).rows)
+        found = self.database.driver.connection.execute(LIVE_ROWS, (user,))
+        ids = [id for (id,) in found]
         return ids[max(len(ids) - 1 - newest, 0)] if ids else 0
 
     def _ask(self, instance: int, ask: Callable[[Inbox], Awaitable[Any]]) -> None:
@@ -1058,7 +1298,7 @@ class World:
     async def _stall_later(self, link: Link) -> None:
         await trio.sleep(STALL_S)
         if not link.wire.closed and link.wire.frames:
-            link.wire.on_stalled()
+            link.wire.observer.stalled()
 
     def slow(self, device: int, room: int) -> None:
         if device in self.devices:
@@ -1076,27 +1316,30 @@ class World:
 
     def stall(self, device: int) -> None:
         if (link := self._link(device, any_phase=True)) and link.wire.frames and not link.wire.closed:
-            link.wire.on_stalled()
+            link.wire.observer.stalled()
 
     def resume(self, device: int, back: int) -> None:
         """Ask again, from `back` revisions earlier; a negative `back` is ahead of the store."""
         link = self._link(device)
         rev = self.devices[device].rev if device in self.devices else None
         if link and rev is not None:
-            link.send("resume", {"rev": max(rev - back, 0)}, sealed=True)
+            link.send("resume", self.devices[device].place(max(rev - back, 0)), sealed=True)
 
     def join(self, device: int, room: str) -> None:
         if link := self._link(device):
-            if room.rpartition("/")[2] in merchants_of(self.devices[device].user):
-                link.rooms.add(room)
-            link.send("join", {"rooms": [room]})
+            self.devices[device].members_rooms[room] = None
+            self.enter(link, [room])
+
+    def enter(self, link: Link, rooms: Iterable[str]) -> None:
+        link.rooms.update(room for room in rooms if room in rooms_of(link.device.user))
+        link.send("join", {"rooms": list(rooms)})
 
     def send(self, instance: int, kind: Any, target: str | None) -> None:
         one = self.instances[instance]
         if one.up:
             self.sends += 1
             data = json.dumps({"n": self.sends, "kind": kind, "target": target}).encode()
-            one.nursery.start_soon(one.hub.send, Dispatch(kind, target, "sim", data))
+            one.nursery.start_soon(one.hub.send, RelayMessage(kind, target, "sim", data))
 
     def _link(self, device: int, *, any_phase: bool = False) -> Link | None:
         link = self.devices[device].link if device in self.devices else None
@@ -1129,7 +1372,7 @@ class World:
         (self.apart_now.add if on else self.apart_now.discard)((sender, receiver))
 
     def store(self, away: bool) -> None:
-        self.database.unavailable = away
+        self.database.driver.unavailable = away
 
     def store_cut(self, instance: int, on: bool) -> None:
         self.instances[instance].store_cut = on
@@ -1148,6 +1391,41 @@ class World:
 
     def clock(self, step_s: float) -> None:
         self.clock_off_s += step_s
+
+    def back_up(self) -> None:
+        self.note_rows()
+        logs = {user: list(log) for user, log in self.logs.items()}
+        image = sqlite3.connect(":memory:")
+        self.database.driver.connection.backup(image)
+        self.images.append(Image(image, logs, set(self.held), dict(self.truncated)))
+
+    def restore(self, newest: int) -> None:
+        """The store goes back to one of its backups, the latest or an earlier one."""
+        if not self.images:
+            return
+        self.note_rows()
+        letters, image = self._letters(), self.images[max(len(self.images) - 1 - newest, 0)]
+        image.database.backup(self.database.driver.connection)
+        self.restores += 1
+        self.losses += 1
+        self.read_at.clear()
+        kept = {(user, change.history) for user, log in image.logs.items() for change in log}
+        for user, log in self.logs.items():
+            self.lost |= {(user, change.history) for change in log} - kept
+        self.logs = {user: list(log) for user, log in image.logs.items()}
+        self.seen = {user: len(log) for user, log in self.logs.items()}
+        self.held, self.truncated = set(image.held), dict(image.truncated)
+        self.lost_letters |= letters - self._letters()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A backup of the store, with what the world knew of it."""
+
+    database: sqlite3.Connection
+    logs: Mapping[str, list[Change]]
+    held: set[tuple[str, str]]
+    truncated: Mapping[str, int]
 
 
 def _shown(error: BaseException) -> str:

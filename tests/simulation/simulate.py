@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from sim_plan import Action, Plan, owner, plan_of
@@ -74,7 +75,11 @@ def _guesses(plan: Plan, outcome: Outcome) -> Iterator[Callable[[Action], bool]]
     if named := re.search(r" of (u\d+)", outcome.violation or ""):
         yield lambda action: "device" in action.args and owner(action.args["device"]) != named[1]
     for name in sorted({action.name for action in plan.actions}):
-        yield lambda action, name=name: action.name == name
+        yield partial(_is_called, name)
+
+
+def _is_called(name: str, action: Action) -> bool:
+    return action.name == name
 
 
 def explain(plan: Plan, kept: Sequence[int], outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""The document of the stream: its examples fit its schemas, and so does what the protocol really says."""
+"""The document of the stream: its examples fit its schemas, and so do the frames that the protocol sends."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from nx_signal.model import Created, Deleted, Head, Notification, Read
-from nx_signal.stream import protocol, topics
-from nx_signal.stream.asyncapi import CLOSES, FROM_CLIENT, FROM_SERVER, Message, document
-from nx_signal.stream.protocol import Protocol, Say
-from nx_signal.stream.sealing import KeyPair
+from nx_signal.delivery import topics
+from nx_signal.delivery.rooms import refused_rooms_data
+from nx_signal.model import Created, Deleted, InboxSummary, Notification, Read, wire
+from nx_signal.model.wire import encode_change
+from nx_signal.websocket import protocol
+from nx_signal.websocket.asyncapi import CLOSES, FROM_CLIENT, FROM_SERVER, Message, document
+from nx_signal.websocket.decisions import SendFrame
+from nx_signal.websocket.protocol import Protocol
+from nx_signal.websocket.sealing import KeyPair
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TABLE = (*FROM_CLIENT, *FROM_SERVER)
@@ -40,7 +44,7 @@ ROW = Notification(
 
 
 def fits(key: str, frame: Any) -> None:
-    """Raises unless the frame is what the document says, and holds nothing that it does not say."""
+    """Raises unless the frame matches the document and has no other properties."""
     whole = document()
     for schema in whole["components"]["schemas"].values():
         schema["additionalProperties"] = False
@@ -72,7 +76,12 @@ def test_each_key_is_used_once() -> None:
 
 def test_every_topic_and_every_close_code_is_there() -> None:
     events = {message.event for message in FROM_SERVER}
-    assert topics.INBOX_TOPICS | {topics.STATE, topics.GOAWAY, topics.CONNECTED, topics.ERROR} <= events
+    assert {wire.CREATED, wire.READ, wire.DELETED} | {
+        topics.STATE,
+        topics.GOAWAY,
+        topics.CONNECTED,
+        topics.ERROR,
+    } <= events
     assert topics.EXPIRING in events and topics.DISCONNECT not in events
     declared = {
         value
@@ -87,44 +96,44 @@ def test_every_topic_and_every_close_code_is_there() -> None:
 @pytest.mark.parametrize(
     ("key", "change"),
     [
-        ("created", Created("ann", 8, 3, 40, ROW)),
-        ("read", Read("ann", 9, 2, 40, (7,), None, None, None, NOON, "c1")),
-        ("read", Read("ann", 9, 0, 40, None, 8, "A", "s", NOON, None)),
-        ("deleted", Deleted("ann", 10, 2, 39, (7, 8))),
+        ("created", Created("ann", 8, 3, 40, "7", "6", ROW)),
+        ("read", Read("ann", 9, 2, 40, "9f", "7", (7,), None, None, None, NOON, "c1")),
+        ("read", Read("ann", 9, 0, 40, "9f", "7", None, 8, "A", "s", NOON, None)),
+        ("deleted", Deleted("ann", 10, 2, 39, "2c", "9f", (7, 8))),
     ],
 )
 def test_a_change_is_pushed_as_described(key: str, change: Any) -> None:
-    event, data = topics.encode_change(change)
+    event, data = encode_change(change)
     fits(key, json.loads(topics.frame(event, data)))
 
 
 def test_the_state_is_pushed_as_described() -> None:
-    data = topics.state_data(Head("ann", 10, 40, 2), reset=True)
+    data = topics.state_data(InboxSummary("ann", 10, 40, 2), reset=True)
     fits("state", json.loads(topics.frame(topics.STATE, data)))
 
 
 def test_the_handshake_is_as_described() -> None:
     machine = Protocol(0.0)
     (error,) = machine.receive("nonsense", 0.0)
-    (say,) = machine.accept("ann", KeyPair.generate().public_b64, "2026-01-01T12:00:00.000Z", 0.0)
-    assert isinstance(error, Say) and isinstance(say, Say)
+    (connected,) = machine.accept("ann", KeyPair.generate().public_b64, "2026-01-01T12:00:00.000Z", 0.0)
+    assert isinstance(error, SendFrame) and isinstance(connected, SendFrame)
     fits("error", json.loads(error.text))
-    fits("connected", json.loads(say.text))
+    fits("connected", json.loads(connected.text))
     fits("sealedByServer", json.loads(machine.seal(b"{}")))
-    refused = machine.refused_rooms(("a",))
-    fits("sealedByServer", json.loads(refused.text))
+    refused = topics.frame(topics.ERROR, refused_rooms_data(["a"]))
+    fits("error", json.loads(refused))
 
 
 @pytest.mark.parametrize("message", FROM_CLIENT, ids=lambda message: message.key)
-def test_what_a_client_is_told_to_send_is_understood(message: Message) -> None:
-    """Sealed or plain, the protocol takes the example for what it is, or at least for no error."""
+def test_the_documented_client_messages_are_accepted(message: Message) -> None:
+    """Sealed or plain, the protocol accepts the example without an error."""
     machine = Protocol(0.0)
-    if message.event != "authenticate":
+    if message.event not in ("authenticate", "hello"):
         machine.accept("ann", KeyPair.generate().public_b64, "2026-01-01T12:00:00.000Z", 0.0)
     frame = json.dumps({"event": message.event, "data": message.example}).encode()
     if message.event in ("resume", "refresh"):
-        decisions = machine._receive_sealed(frame)
+        decisions = machine._receive_sealed(frame, 0.0)
     else:
         decisions = machine.receive(frame, 0.0)
-    expected = {"heartbeat": [], "encrypted": ["Say"]}.get(message.event, [message.event.title()])
+    expected = {"heartbeat": [], "encrypted": ["SendFrame"]}.get(message.event, [message.event.title()])
     assert [type(decision).__name__ for decision in decisions] == expected

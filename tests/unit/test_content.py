@@ -1,4 +1,4 @@
-"""What notifications say, in English and Vietnamese, and that no value in them becomes markup."""
+"""The content of notifications, in English and Vietnamese; no value in it becomes markup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nx_signal.activities.content import ALLOWED_TAGS, Renderer, Template, negotiate
-from nx_signal.activities.registry import EventType, Message, Money, Phrase, Registry, Value, one_line
+from nx_signal.activities.event_type import EventType, Message, MessageArguments, Money, Value, one_line
+from nx_signal.activities.registry import Registry
 from nx_signal.errors import MessageRejected, SettingsError
 from nx_signal.model import LOCALES, Activity, Json
 
@@ -144,7 +145,7 @@ def content(locale: str, type: str, **data: Json) -> str:
         ),
     ],
 )
-def test_a_shipped_type_reads(type: str, data: dict[str, Json], english: str, vietnamese: str) -> None:
+def test_a_shipped_type_is_rendered(type: str, data: dict[str, Json], english: str, vietnamese: str) -> None:
     assert content("en", type, **data) == english
     assert content("vi", type, **data) == vietnamese
 
@@ -161,12 +162,12 @@ def test_additional_data_is_let_through() -> None:
 
 
 @pytest.mark.parametrize("amount", [True, "abc", None, 1e308, [1], {"a": 1}])
-def test_an_amount_that_is_none_is_rejected(amount: object) -> None:
+def test_an_invalid_amount_is_rejected(amount: object) -> None:
     with pytest.raises(MessageRejected, match=r"^data\.payment\.amount"):
         content("en", "PAYMENT_SUCCESS", payment={"amount": amount})
 
 
-def test_a_moment_in_the_data_that_is_none_is_rejected() -> None:
+def test_an_invalid_moment_in_the_data_is_rejected() -> None:
     with pytest.raises(MessageRejected, match=r"^data\.since must be an ISO 8601"):
         content("en", "DEVICE_OFFLINE", since="yesterday")
 
@@ -182,7 +183,7 @@ def test_dates_are_of_the_time_zone_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"),
+    ("requested", "expected"),
     [
         ("vi", "vi"),
         ("vi-VN", "vi"),
@@ -197,9 +198,9 @@ def test_dates_are_of_the_time_zone_given() -> None:
         ("\0" * 9, "en"),
     ],
 )
-def test_a_language_is_negotiated_to_a_shipped_one(asked: str, given: str) -> None:
-    assert negotiate(asked) == given
-    assert RENDERER.render(activity("ORDER_COMPLETED", {}), asked).locale == given
+def test_a_language_is_negotiated_to_a_shipped_one(requested: str, expected: str) -> None:
+    assert negotiate(requested) == expected
+    assert RENDERER.render(activity("ORDER_COMPLETED", {}), requested).locale == expected
 
 
 def test_the_action_is_a_safe_url_or_none() -> None:
@@ -399,15 +400,15 @@ class StockLow(EventType[Stock]):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def phrase(self, data: Stock, activity: Activity) -> Phrase:
+    def message_arguments(self, data: Stock, activity: Activity) -> MessageArguments:
         if data.left >= 0:
-            return Phrase(self.LEFT, {"count": data.left, "name": data.name})
+            return MessageArguments(self.LEFT, {"count": data.left, "name": data.name})
         facts: dict[str, Value] = {
             "ratio": Decimal("1234.5"),
             "price": Money(Decimal(5), "VND"),
             "when": activity.occurred_at,
         }
-        return Phrase(self.FACTS, facts)
+        return MessageArguments(self.FACTS, facts)
 
     def locales(self) -> Path:
         return self.folder
@@ -459,22 +460,22 @@ def stock_renderer(folder: Path, **replaced: str) -> Renderer:
 def test_a_count_picks_the_plural_form_of_the_language(tmp_path: Path) -> None:
     renderer = stock_renderer(tmp_path)
 
-    def said(left: int, locale: str) -> str:
+    def rendered(left: int, locale: str) -> str:
         return renderer.render(activity("STOCK_LOW", {"left": left}), locale).content
 
-    assert [said(n, "en") for n in (0, 1, 2, 1200)] == [
+    assert [rendered(n, "en") for n in (0, 1, 2, 1200)] == [
         "0 of tea left",
         "The last tea",
         "2 of tea left",
         "1,200 of tea left",
     ]
-    assert [said(n, "vi") for n in (0, 1, 1200)] == ["Còn 0 tea", "Còn 1 tea", "Còn 1.200 tea"]
+    assert [rendered(n, "vi") for n in (0, 1, 1200)] == ["Còn 0 tea", "Còn 1 tea", "Còn 1.200 tea"]
 
 
-def test_what_is_not_translated_is_said_in_english_altogether(tmp_path: Path) -> None:
+def test_what_is_not_translated_is_rendered_in_english_altogether(tmp_path: Path) -> None:
     rendered = stock_renderer(tmp_path).render(activity("STOCK_LOW", {"left": -1}), "vi")
     assert rendered.locale == "en"
-    assert rendered.content == f"1,234.5 and ₫5 at Nov 21, 2026, 3:25{NNBSP}AM"
+    assert rendered.content == f"1,234.5 and ₫5 at Nov 21, 2026, 3:25{NNBSP}AM UTC"
 
 
 def test_text_of_another_packages_type_is_cleaned_too(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 import trio
 
-from nx_signal.adapters.memory.store import MemoryDatabase
+from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import Change, Created, Deleted, Draft, InboxFilter, Read
 
@@ -85,7 +85,7 @@ async def test_deleting_is_announced(office: Office) -> None:
     assert len(office.announced) == 1
 
 
-async def test_another_users_row_is_as_good_as_none(office: Office) -> None:
+async def test_another_users_row_is_treated_as_missing(office: Office) -> None:
     (id,) = await office.give(draft("u1", "a1"))
     assert await office.inbox.get("u2", id) is None
     assert await office.inbox.mark_read("u2", id) is None
@@ -100,10 +100,10 @@ async def test_another_users_row_is_as_good_as_none(office: Office) -> None:
 
 async def test_nothing_is_announced_that_was_not_stored(office: Office) -> None:
     (id,) = await office.give(draft("u1", "a1"))
-    office.database.delay = trio.sleep_forever
+    office.database.driver.delay = trio.sleep_forever
     with trio.move_on_after(0):
         await office.inbox.mark_read("u1", id)
-    office.database.delay = None
+    office.database.driver.delay = None
     assert office.announced == []
     row = await office.inbox.get("u1", id)
     assert row

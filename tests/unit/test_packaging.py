@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import runpy
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,37 @@ def test_a_container_is_given_only_settings_that_exist(file: str) -> None:
 
 
 def test_the_tests_and_the_composition_run_the_same_kafka() -> None:
-    assert f"image: apache/kafka:{KAFKA_VERSION}\n" in (ROOT / "compose.yaml").read_text()
+    assert f"image: apache/kafka:{KAFKA_VERSION}@" in (ROOT / "compose.yaml").read_text()
+
+
+def test_every_image_is_pinned_by_its_digest() -> None:
+    images = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    images += re.findall(r"image: (\S+)", (ROOT / "compose.yaml").read_text())
+    pinned = [image for image in images if re.fullmatch(r"[a-z/]+:[\w.-]+@sha256:[0-9a-f]{64}", image)]
+    assert len(pinned) == 6
+    assert set(images) - set(pinned) == {"nx-signal"}  # which compose builds
+
+
+@pytest.mark.parametrize(
+    ("packages", "status", "text"),
+    [
+        ([], 0, "Skipped"),
+        ([{"name": "a", "version": "1", "skip_reason": "not found"}], 0, "Skipped"),
+        ([{"name": "a", "version": "1", "vulns": []}], 0, "1 of 1 packages audited, 0 vulnerabilities."),
+        (
+            [{"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}],
+            1,
+            "a 1: CVE-1, fixed in ['2']",
+        ),
+    ],
+)
+def test_an_audit_fails_where_a_pinned_version_is_vulnerable_and_states_when_nothing_was_audited(
+    packages: list[dict[str, Any]], status: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = runpy.run_path(str(ROOT / "scripts" / "audit"))["main"]
+    audit.__globals__["audited"] = lambda: packages
+    assert audit() == status
+    assert text in capsys.readouterr().out
 
 
 def test_every_constraint_is_an_exact_pin_and_names_no_index() -> None:
@@ -37,7 +69,9 @@ def test_every_constraint_is_an_exact_pin_and_names_no_index() -> None:
 
 def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    names = {re.split(r"[^A-Za-z0-9._-]", each, maxsplit=1)[0].lower().replace("_", "-") for each in wanted}
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {
+        re.split(r"[^A-Za-z0-9._-]", each, maxsplit=1)[0].lower().replace("_", "-") for each in requirements
+    }
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert names - pinned == set(), "run scripts/pin"

@@ -1,4 +1,4 @@
-"""identity/permissions.py: the token's grants first, then the directory's, asked rarely."""
+"""identity/permissions.py: the token's grants first, then the directory's, queried rarely."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nx_signal.errors import StoreUnavailable
 from nx_signal.identity import permissions
 from nx_signal.identity.permissions import Access, Forbidden
 from nx_signal.model import Principal
-from nx_signal.ports import Directory
+from nx_signal.store import Directory
 
 
 class Grants:
     def __init__(self) -> None:
         self.of_user: dict[str, set[str]] = {}
         self.of_role: dict[str, set[str]] = {}
-        self.asked: list[tuple[str, tuple[str, ...]]] = []
+        self.queries: list[tuple[str, tuple[str, ...]]] = []
 
     async def permissions(self, user_id: str, roles: Sequence[str]) -> frozenset[str]:
         await trio.lowlevel.checkpoint()
-        self.asked.append((user_id, tuple(roles)))
+        self.queries.append((user_id, tuple(roles)))
         granted = set(self.of_user.get(user_id, ()))
         return frozenset(granted.union(*(self.of_role.get(role, set()) for role in roles)))
 
@@ -46,7 +46,7 @@ def access(grants: Grants) -> Access:
 
 async def test_a_permission_in_the_token_needs_no_query(access: Access, grants: Grants) -> None:
     await access.require(caller(permissions=frozenset({"A.b"})), "A.b")
-    assert grants.asked == []
+    assert grants.queries == []
 
 
 async def test_a_permission_of_the_directory_counts(access: Access, grants: Grants) -> None:
@@ -69,7 +69,7 @@ async def test_one_query_answers_for_five_seconds(
     grants.of_user["op"] = {"A.b"}
     for _ in range(10):
         await access.require(caller(), "A.b")
-    assert len(grants.asked) == 1
+    assert len(grants.queries) == 1
     grants.of_user["op"] = set()
     await trio.sleep(5)
     with pytest.raises(Forbidden):
@@ -86,7 +86,7 @@ async def test_what_is_remembered_is_bounded(
     assert len(access._known) == 3
 
 
-async def test_a_store_that_is_away_is_no_refusal(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unavailable_store_is_not_a_refusal(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(user_id: str, roles: Sequence[str]) -> frozenset[str]:
         raise StoreUnavailable("away")
 

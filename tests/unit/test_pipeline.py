@@ -2,135 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nx_signal.activities.content import Renderer
-from nx_signal.activities.pipeline import Pipeline
-from nx_signal.activities.registry import Registry
-from nx_signal.adapters.memory.store import MemoryDatabase
+from nx_signal.activities.pipeline import WAITING_BATCHES
+from nx_signal.activities.processor import MAX_UNKNOWN_TYPES
+from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.errors import StoreRejected, StoreUnavailable
 from nx_signal.model import (
-    Activity,
-    Change,
     Created,
-    DeadLetter,
-    InboxFilter,
-    Member,
-    Organizer,
     Position,
     Record,
-    Roster,
     Rule,
 )
 from nx_signal.ports import Batch
-from nx_signal.telemetry.health import Health
-from nx_signal.telemetry.metrics import Metrics
-
-REGISTRY = Registry.shipped()
-RENDERER = Renderer(REGISTRY, "UTC")
-ROSTER = Roster(
-    organizers=[Organizer("o1", "vi", ("m1", "m2")), Organizer("o2", None, ("x1",))],
-    members=[
-        Member("owner", "o1", None, "owner", "en"),
-        Member("ann", "o1", "m1", "staff", "en"),
-        Member("binh", "o1", "m1", "staff", None),
-        Member("binh", "o1", "m2", "staff", None),
-        Member("xavier", "o2", "x1", "staff", None),
-    ],
-    grants=[],
-)
-
-
-def now() -> datetime:
-    return datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def message(**changes: Any) -> dict[str, Any]:
-    return {
-        "eventType": "PAYMENT_SUCCESS",
-        "recipientScope": "org",
-        "actorId": "actor",
-        "actor": {"id": "actor", "name": "Mai", "type": "USER"},
-        "organizerId": "o1",
-        "data": {"payment": {"subject": "Order 42", "amount": 1250000, "currency": "VND"}},
-        "occurredAt": "2026-01-01T10:00:00Z",
-        **changes,
-    }
-
-
-def record(value: Any, offset: int = 0, partition: int = 0, topic: str = "t") -> Record:
-    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return Record(Position(topic, partition, offset), None, raw)
-
-
-class Line:
-    """One running pipeline: send batches in, look at what became of them."""
-
-    def __init__(self, database: MemoryDatabase) -> None:
-        self.database = database
-        self.metrics = Metrics()
-        self.health = Health(("store",), self.metrics)
-        self.acked: list[tuple[int, int]] = []
-        self.announced: list[Change] = []
-        self.shown: list[tuple[str, str | None, Rule]] = []
-        self.send, self.receive = trio.open_memory_channel[Batch](2)
-        self.pipeline = Pipeline(
-            registry=REGISTRY,
-            renderer=RENDERER,
-            database=database,
-            announce=self.announced.extend,
-            health=self.health,
-            metrics=self.metrics,
-            show=self.show,
-        )
-
-    async def show(self, activity: Activity, rule: Rule) -> None:
-        await trio.lowlevel.checkpoint()
-        self.shown.append((activity.organizer_id, activity.merchant_id, rule))
-
-    async def give(self, *records: Record) -> None:
-        last = records[-1].position
-        await self.send.send(Batch(records, lambda: self.acked.append((last.partition, last.offset))))
-
-    async def process(self, *values: Any) -> None:
-        await self.give(*(record(value, n) for n, value in enumerate(values)))
-        await wait_all_tasks_blocked()
-
-    async def inbox(self, user: str) -> Sequence[Any]:
-        return (await self.database.inbox.page(user, InboxFilter(), 100, None, 0)).rows
-
-    async def recipients(self) -> set[str]:
-        users = ("owner", "ann", "binh", "xavier", "actor", "zoe")
-        return {user for user in users if await self.inbox(user)}
-
-    async def letters(self) -> Sequence[DeadLetter]:
-        return await self.database.dead_letters.page(100, None)
-
-    def count(self, outcome: str) -> float:
-        return self.metrics.activities.labels(outcome)._value.get()
-
-
-@asynccontextmanager
-async def running() -> AsyncIterator[Line]:
-    database = MemoryDatabase(now)
-    await database.directory.load(ROSTER)
-    line = Line(database)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(line.pipeline.run, line.receive)
-        yield line
-        nursery.cancel_scope.cancel()
+from pipeline_kit import ROSTER, Line, message, now, record, running
 
 
 @pytest.mark.parametrize(
-    ("changes", "hear"),
+    ("changes", "expected"),
     [
         ({"recipientScope": "org"}, {"owner", "ann", "binh"}),
         ({"recipientScope": "merchant", "merchantId": "m1"}, {"ann", "binh"}),
@@ -139,7 +33,7 @@ async def running() -> AsyncIterator[Line]:
         ({"recipientScope": "users", "recipientIds": ["ann", "zoe", "ann"]}, {"ann", "zoe"}),
         ({"recipientScope": "users", "recipientIds": []}, {"actor"}),
         ({"recipientScope": "users"}, {"actor"}),
-        ({"recipientScope": "org", "organizerId": "nobody's"}, {"actor"}),
+        ({"recipientScope": "org", "organizerId": "unknown"}, {"actor"}),
     ],
     ids=[
         "org",
@@ -153,13 +47,13 @@ async def running() -> AsyncIterator[Line]:
     ],
 )
 async def test_a_scope_names_its_recipients_and_otherwise_the_actor(
-    autojump_clock: MockClock, changes: dict[str, Any], hear: set[str]
+    autojump_clock: MockClock, changes: dict[str, Any], expected: set[str]
 ) -> None:
     async with running() as line:
         await line.process(message(**changes))
-        assert await line.recipients() == hear
-        assert {change.recipient_id for change in line.announced} == hear
-        assert len(line.announced) == len(hear)
+        assert await line.recipients() == expected
+        assert {change.recipient_id for change in line.announced} == expected
+        assert len(line.announced) == len(expected)
         assert line.acked == [(0, 0)]
 
 
@@ -178,7 +72,7 @@ INQUIRY = {"eventType": "INQUIRY_SUBMITTED", "data": {"inquiry": {"name": "Lan"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "shown"),
+    ("changes", "pushed"),
     [
         ({"recipientScope": "org"}, [("o1", "m1", "org")]),
         ({"recipientScope": "merchant"}, [("o1", "m1", "merchant")]),
@@ -188,27 +82,85 @@ INQUIRY = {"eventType": "INQUIRY_SUBMITTED", "data": {"inquiry": {"name": "Lan"}
     ],
     ids=["org", "merchant", "another organizer's merchant", "named users", "another type"],
 )
-async def test_an_inquiry_is_shown_once_to_the_members_whom_it_is_for(
-    autojump_clock: MockClock, changes: dict[str, Any], shown: list[tuple[str, str | None, Rule]]
+async def test_an_inquiry_is_pushed_once_to_the_members_of_its_scope(
+    autojump_clock: MockClock, changes: dict[str, Any], pushed: list[tuple[str, str | None, Rule]]
 ) -> None:
     async with running() as line:
         await line.process(message(**{**INQUIRY, **changes, "eventId": "e1"}))
         await line.process(message(**{**INQUIRY, **changes, "eventId": "e1"}))  # once more
-        assert line.shown == shown
+        assert line.pushed == pushed
 
 
-async def test_inquiries_are_shown_in_the_order_of_their_records(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(("written", "pushed"), [("ann", []), ("binh", [("o1", "m1", "merchant")])])
+async def test_of_two_deliveries_that_write_a_part_of_the_rows_each_the_one_with_the_first_row_pushes(
+    autojump_clock: MockClock, written: str, pushed: list[tuple[str, str | None, Rule]]
+) -> None:
+    inquiry = {**INQUIRY, "eventId": "e1"}
+    async with running() as line:
+        # In the place of the other delivery: the same activity, not pushed for its scope.
+        await line.process(message(**{**inquiry, "recipientScope": "users", "recipientIds": [written]}))
+        await line.process(message(**{**inquiry, "recipientScope": "merchant"}))
+        assert await line.recipients() == {"ann", "binh"}
+        assert line.pushed == pushed
+
+
+async def test_a_record_that_was_sent_again_in_the_same_batch_is_pushed_once(
+    autojump_clock: MockClock,
+) -> None:
+    """After a rebalance, batches that wait are processed with what is sent again."""
+    async with running() as line:
+        once = record(message(**{**INQUIRY, "recipientScope": "merchant"}), 0)
+        processed = await line.processor.process([once, once], {})
+        assert [each.trace.outcome for each in processed] == ["stored", "stored"]
+        assert len(line.pushed) == 1
+
+
+async def test_inquiries_are_pushed_in_the_order_of_their_records(autojump_clock: MockClock) -> None:
     merchants = [f"m{n}" for n in range(8)]
     async with running() as line:
         await line.process(*(message(**{**INQUIRY, "merchantId": merchant}) for merchant in merchants))
-        assert [merchant for _, merchant, _ in line.shown] == merchants
+        assert [merchant for _, merchant, _ in line.pushed] == merchants
 
 
 async def test_an_unknown_event_type_is_skipped_and_counted(autojump_clock: MockClock) -> None:
     async with running() as line:
         await line.process(message(eventType="COFFEE_SPILLED"), message(eventType="X", organizerId=None))
-        assert await line.recipients() == set() and await line.letters() == []
+        assert await line.recipients() == set() and await line.dead_letters() == []
         assert line.count("unknown_type") == 2 and line.acked == [(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("type", "why"),
+    [
+        ("payment_success", "is not known here; the nearest that is known is PAYMENT_SUCCESS."),
+        ("PAYMNT_SUCCESS", "is not known here; the nearest that is known is PAYMENT_SUCCESS."),
+        ("COFFEE_SPILLED", "The event type COFFEE_SPILLED is not known here."),
+    ],
+)
+async def test_an_unknown_event_type_is_explained_and_logged_once_a_minute(
+    autojump_clock: MockClock, type: str, why: str
+) -> None:
+    async with running() as line:
+        with structlog.testing.capture_logs() as logs:
+            for n in range(3):
+                await line.give(record(message(eventType=type, eventId=f"e{n}"), n))
+                await wait_all_tasks_blocked()
+            await trio.sleep(61)
+            await line.give(record(message(eventType=type, eventId="e3"), 3))
+            await wait_all_tasks_blocked()
+        reported = [each for each in logs if each["event"] == "unknown_event_type"]
+        assert [(each["type"], each["count"]) for each in reported] == [(type, 1), (type, 3)]
+        trace = await line.database.traces.get("e0")
+        assert trace is not None and trace.outcome == "unknown_type"
+        assert trace.reason is not None and trace.reason.endswith(why)
+
+
+async def test_the_number_of_unknown_types_that_are_logged_is_bounded(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        with structlog.testing.capture_logs() as logs:
+            await line.process(*(message(eventType=f"T{n}") for n in range(2 * MAX_UNKNOWN_TYPES)))
+        reported = [each for each in logs if each["event"] == "unknown_event_type"]
+        assert len(reported) == MAX_UNKNOWN_TYPES + 1
 
 
 @pytest.mark.parametrize(
@@ -223,16 +175,32 @@ async def test_an_unknown_event_type_is_skipped_and_counted(autojump_clock: Mock
     ],
     ids=["tombstone", "not json", "list", "not utf-8", "fields missing", "data does not fit"],
 )
-async def test_a_malformed_message_is_set_aside_with_error_and_position_and_stops_nothing(
+async def test_a_malformed_message_becomes_a_dead_letter_with_error_and_position_and_stops_nothing(
     autojump_clock: MockClock, poison: Any
 ) -> None:
     async with running() as line:
         await line.process(message(), poison, message())
-        (letter,) = await line.letters()
-        assert letter.position == Position("t", 0, 1) and letter.error
-        assert letter.value == record(poison).value
+        (dead_letter,) = await line.dead_letters()
+        assert dead_letter.position == Position("t", 0, 1) and dead_letter.error
+        assert dead_letter.value == record(poison).value
         assert len(await line.inbox("ann")) == 2 and line.acked == [(0, 2)]
         assert line.count("dead_letter") == 1
+
+
+async def test_a_character_that_no_store_holds_is_replaced_and_its_trace_says_so(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as line:
+        cut = {"payment": {"subject": "Order \ud83d", "amount": 1}, "note": ["\0"]}
+        await line.process(message(eventId="e1", data=cut), message(eventId="e2"))
+        first, second = (await line.inbox("ann"))[::-1]
+        assert "for Order \ufffd succeeded" in first.content
+        assert first.data == {"payment": {"subject": "Order \ufffd", "amount": 1}, "note": ["\ufffd"]}
+        mended, plain = [await line.database.traces.get(id) for id in ("e1", "e2")]
+        assert mended is not None and mended.outcome == "stored"
+        assert mended.reason is not None and mended.reason.startswith("2 characters that no store holds")
+        assert plain is not None and plain.reason is None
+        assert await line.dead_letters() == [] and second.activity_id == "e2"
 
 
 async def test_redelivery_makes_no_second_row_and_no_second_announcement(autojump_clock: MockClock) -> None:
@@ -246,15 +214,15 @@ async def test_redelivery_makes_no_second_row_and_no_second_announcement(autojum
         assert line.count("duplicate") == 3
 
 
-async def test_a_store_that_is_away_is_waited_for_in_place_and_nothing_is_acked_before(
+async def test_an_unavailable_store_is_waited_for_in_place_and_nothing_is_acked_before(
     autojump_clock: MockClock,
 ) -> None:
     async with running() as line:
-        line.database.unavailable = True
+        line.database.driver.unavailable = True
         await line.process(message())
         await trio.sleep(60)
         assert line.acked == [] and "store" in line.health.down
-        line.database.unavailable = False
+        line.database.driver.unavailable = False
         await trio.sleep(10)
         assert line.acked == [(0, 0)] and len(await line.inbox("ann")) == 1
         assert line.health.ready
@@ -278,26 +246,35 @@ async def test_a_write_whose_answer_was_lost_is_repeated_harmlessly(autojump_clo
 
 
 async def test_one_source_does_not_wait_for_another(autojump_clock: MockClock) -> None:
-    async with running() as line:
+    async with running() as line, trio.open_nursery() as nursery:
         gate = trio.Event()
         original = line.database.inbox.insert
 
         async def insert(drafts: Any) -> Any:
-            if drafts[0].activity_id == "slow":
+            if any(draft.activity_id == "slow" for draft in drafts):
                 await gate.wait()
             return await original(drafts)
 
+        async def give_many() -> None:
+            for n in range(WAITING_BATCHES + 10):
+                await line.give(record(message(eventId="slow" if n == 0 else f"e{n}"), n))
+
         line.database.inbox.insert = insert  # type: ignore[method-assign]
-        await line.give(record(message(eventId="slow"), 0, partition=0))
-        await line.give(record(message(eventId="fast"), 0, partition=1, topic="other"))
+        nursery.start_soon(give_many)
         await wait_all_tasks_blocked()
-        assert line.acked == [(1, 0)]
+        send, receive = trio.open_memory_channel[Batch](0)
+        await nursery.start(line.pipeline.run, receive)
+        done = trio.Event()
+        await send.send(Batch((record(message(eventId="fast"), 0, topic="other"),), done.set))
+        await wait_all_tasks_blocked()
+        assert done.is_set() and line.acked == []
         gate.set()
         await wait_all_tasks_blocked()
-        assert line.acked == [(1, 0), (0, 0)]
+        assert len(line.acked) == WAITING_BATCHES + 10
+        await line.pipeline.finish()
 
 
-async def test_batches_that_wait_are_handled_as_one_and_acked_each(autojump_clock: MockClock) -> None:
+async def test_waiting_batches_are_processed_as_one_and_acked_one_by_one(autojump_clock: MockClock) -> None:
     async with running() as line:
         gate, calls = trio.Event(), 0
         original = line.database.inbox.insert
@@ -319,7 +296,7 @@ async def test_batches_that_wait_are_handled_as_one_and_acked_each(autojump_cloc
         assert len(await line.inbox("ann")) == 6
 
 
-async def test_what_the_store_refuses_takes_only_its_own_activity_with_it(autojump_clock: MockClock) -> None:
+async def test_a_row_that_the_store_refuses_fails_only_its_own_activity(autojump_clock: MockClock) -> None:
     async with running() as line:
         original = line.database.inbox.insert
 
@@ -331,8 +308,8 @@ async def test_what_the_store_refuses_takes_only_its_own_activity_with_it(autoju
         line.database.inbox.insert = insert  # type: ignore[method-assign]
         await line.process(message(eventId="a"), message(eventId="unstorable"), message(eventId="b"))
         assert len(await line.inbox("ann")) == 2
-        (letter,) = await line.letters()
-        assert letter.position.offset == 1 and letter.error == "a value cannot be stored"
+        (dead_letter,) = await line.dead_letters()
+        assert dead_letter.position.offset == 1 and dead_letter.error == "a value cannot be stored"
 
 
 async def test_an_audience_beyond_one_statement_is_written_in_several(autojump_clock: MockClock) -> None:
@@ -352,13 +329,13 @@ async def test_look_ups_do_not_grow_with_the_number_of_activities(autojump_clock
             calls += 1
             await trio.lowlevel.checkpoint()
 
-        line.database.delay = count
+        line.database.driver.delay = count
         await line.process(*(message(eventId=f"e{n}") for n in range(100)))
         assert line.acked == [(0, 99)]
-        assert calls == 4, "recipients, languages, rows, traces"
+        assert calls == 5, "in hand, recipients, languages, rows, traces"
 
 
-async def test_each_activity_leaves_one_trace_of_what_became_of_it(autojump_clock: MockClock) -> None:
+async def test_each_activity_leaves_one_trace_of_its_outcome(autojump_clock: MockClock) -> None:
     async with running() as line:
         await line.process(
             message(eventId="a"),
@@ -382,25 +359,26 @@ async def test_each_activity_leaves_one_trace_of_what_became_of_it(autojump_cloc
             "e": ("t/0/6", "PAYMENT_SUCCESS", "org", 3, "dead_letter"),
             "t/0/0": None,
         }  # fmt: skip
-        reasons = {letter.position: letter.error for letter in await line.letters()}
+        reasons = {dead_letter.position: dead_letter.error for dead_letter in await line.dead_letters()}
         assert {t.position: t.reason for t in traces.values() if t and t.reason} == {
-            str(position): error for position, error in reasons.items()
+            "t/0/2": "The event type COFFEE_SPILLED is not known here.",
+            **{str(position): error for position, error in reasons.items()},
         }
         counted = ("stored", "duplicate", "unknown_type", "dead_letter")
         assert [line.count(outcome) for outcome in counted] == [2, 1, 1, 3]
 
 
-async def test_a_batch_repeated_because_its_traces_failed_was_stored_and_no_duplicate(
+async def test_a_batch_repeated_because_its_traces_failed_counts_as_stored_and_not_as_a_duplicate(
     autojump_clock: MockClock,
 ) -> None:
     async with running() as line:
         original = line.database.traces.add
-        answers = iter([StoreUnavailable("gone for a moment")])
+        answers = iter([StoreUnavailable("unavailable for a moment")])
 
-        async def add(traces: Any) -> None:
+        async def add(traces: Any) -> Any:
             for error in answers:
                 raise error
-            await original(traces)
+            return await original(traces)
 
         line.database.traces.add = add  # type: ignore[method-assign]
         await line.process(message(eventId="a"))
@@ -411,14 +389,16 @@ async def test_a_batch_repeated_because_its_traces_failed_was_stored_and_no_dupl
         assert line.acked == [(0, 0)] and len(await line.inbox("ann")) == 1
 
 
-async def test_finish_works_off_what_is_in_hand_and_takes_no_more(autojump_clock: MockClock) -> None:
+async def test_finish_processes_the_batches_already_taken_and_takes_no_more(
+    autojump_clock: MockClock,
+) -> None:
     database = MemoryDatabase(now)
     await database.directory.load(ROSTER)
     line = Line(database)
     async with trio.open_nursery() as nursery:
         await nursery.start(line.pipeline.run, line.receive)
         gate = trio.Event()
-        database.delay = gate.wait
+        database.driver.delay = gate.wait
         await line.give(record(message(), 0))
         await wait_all_tasks_blocked()
         nursery.start_soon(line.pipeline.finish)
@@ -427,3 +407,103 @@ async def test_finish_works_off_what_is_in_hand_and_takes_no_more(autojump_clock
         assert line.acked == []
         gate.set()
     assert line.acked == [(0, 0)]
+
+
+# --- identity -------------------------------------------------------------------------------------
+
+
+def other(**changes: Any) -> dict[str, Any]:
+    """The same people, another payment."""
+    return message(data={"payment": {"subject": "Order 43", "amount": 7, "currency": "VND"}}, **changes)
+
+
+async def test_the_same_id_of_two_sources_is_two_activities(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        await line.process(
+            message(eventId="42", eventSource="/orders"),
+            other(eventId="42", eventSource="/payments"),
+            message(eventId="42", eventSource="/orders"),
+        )
+        assert (line.count("stored"), line.count("duplicate"), line.count("conflict")) == (2, 1, 0)
+        assert len(await line.inbox("ann")) == 2
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_second_activity_with_the_same_id_and_other_content_is_visible(
+    autojump_clock: MockClock, together: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running() as line:
+        first, second = record(message(eventId="42"), 0), record(other(eventId="42"), 1)
+        for batch in [(first, second)] if together else [(first,), (second,)]:
+            await line.give(*batch)
+            await wait_all_tasks_blocked()
+        assert (line.count("stored"), line.count("conflict"), len(await line.inbox("ann"))) == (1, 1, 1)
+        kept, conflict = [await line.database.traces.get(id) for id in ("42", "t/0/1")]
+        assert kept is not None and kept.outcome == "stored"
+        assert kept.reason == (
+            "Another activity with this identity and other content came at t/0/1, which made no second "
+            "notification."
+        )
+        assert conflict is not None and conflict.outcome == "conflict"
+        assert "Its identity 42 is that of another activity" in (conflict.reason or "")
+        for offset in range(2, 9):
+            await line.give(record(message(eventId="42", occurredAt=f"2026-01-01T10:0{offset}:00Z"), offset))
+        await wait_all_tasks_blocked()
+        again = await line.database.traces.get("42")
+        assert again is not None and again.reason == kept.reason
+        assert line.count("conflict") == 8
+        assert capsys.readouterr().out.count("conflicting_activities") == 1
+        await trio.sleep(60)
+        await line.give(record(other(eventId="42"), 9))
+        await wait_all_tasks_blocked()
+        assert "many=8" in capsys.readouterr().out.replace("\x1b[0m", "").replace("\x1b[35m", "")
+
+
+async def test_a_producers_retry_with_its_fields_in_another_order_is_no_conflict(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as line:
+        await line.process(message(eventId="42"))
+        await line.give(record(dict(reversed(message(eventId="42").items())), 1))
+        await wait_all_tasks_blocked()
+        assert (line.count("duplicate"), line.count("conflict")) == (1, 0)
+
+
+async def test_a_topic_that_was_made_anew_has_activities_of_its_own_at_the_same_positions(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as line:
+        await line.process(message(), message())
+        await line.process(other(), message())  # the second is the same record, delivered again
+        assert (line.count("stored"), line.count("duplicate")) == (3, 1)
+        await line.process(other(), message())
+        assert (line.count("stored"), line.count("duplicate"), len(await line.inbox("ann"))) == (3, 3, 3)
+
+
+async def test_an_id_that_looks_like_a_position_never_hides_the_record_there(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as line:
+        await line.give(record(message(eventId="t/0/1"), 0, topic="journal"))
+        await line.give(record(other(), 1))
+        await wait_all_tasks_blocked()
+        assert (line.count("stored"), len(await line.inbox("ann"))) == (2, 2)
+
+
+async def test_two_dead_letters_at_one_position_are_both_kept(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        await line.process(b"of the old topic")
+        await line.process(b"of the new one")
+        await line.process(b"of the new one")
+        assert {letter.value for letter in await line.dead_letters()} == {
+            b"of the old topic",
+            b"of the new one",
+        }
+
+
+async def test_a_tombstone_is_counted_and_is_no_dead_letter(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        await line.give(Record(Position("t", 0, 5), "key", b"", is_tombstone=True), record(message(), 6))
+        await wait_all_tasks_blocked()
+        assert (line.count("tombstone"), line.count("stored")) == (1, 1)
+        assert await line.dead_letters() == [] and line.acked == [(0, 6)]

@@ -1,4 +1,4 @@
-"""Who would get what, and nothing written: the pipeline's own answer, given beforehand."""
+"""Previews of activities: the recipients and texts that the pipeline would write; nothing is written."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from nx_signal.activities.compose import compose_activities
 from nx_signal.activities.content import Renderer
-from nx_signal.activities.handling import Handling
 from nx_signal.activities.preview import MAX_SHOWN, Preview, Reader
 from nx_signal.activities.registry import Registry
-from nx_signal.adapters.memory.store import MemoryDatabase
+from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.errors import MessageRejected
 from nx_signal.model import InboxFilter, Member, Organizer, Position, Record, Roster
 from nx_signal.telemetry.metrics import Metrics
@@ -66,7 +66,7 @@ def preview(database: MemoryDatabase) -> Preview:
     return Preview(REGISTRY, RENDERER, database.directory)
 
 
-async def test_each_recipient_is_shown_with_language_and_whose_it_is(preview: Preview):
+async def test_each_recipient_is_shown_with_the_language_and_where_it_is_set(preview: Preview) -> None:
     found = await preview.preview(message(eventId="e1"))
     assert (found.event_id, found.type, found.scope, found.rule, found.known) == (
         "e1", "PAYMENT_SUCCESS", "org", "org", True,
@@ -109,25 +109,25 @@ async def test_each_recipient_is_shown_with_language_and_whose_it_is(preview: Pr
         ({"recipientScope": "users"}, "actor", "The actor, because recipientIds names nobody.", {"actor"}),
     ],
 )
-async def test_the_rule_says_why_these_recipients(
+async def test_the_reason_for_the_recipients_follows_from_the_rule(
     preview: Preview, changes: dict[str, Any], rule: str, why: str, recipients: set[str]
-):
+) -> None:
     found = await preview.preview(message(**changes))
     assert (found.rule, found.why, {r.recipient_id for r in found.recipients}) == (rule, why, recipients)
 
 
-async def test_a_stranger_without_locale_reads_the_default(preview: Preview):
+async def test_a_recipient_without_a_locale_gets_the_default_language(preview: Preview) -> None:
     found = await preview.preview(
         message(recipientScope="users", recipientIds=["stranger"], organizerId="o2")
     )
     assert found.recipients == (Reader("stranger", "en", "default"),)
 
 
-async def test_a_message_without_an_id_has_none_yet(preview: Preview):
+async def test_a_message_without_an_id_has_none_yet(preview: Preview) -> None:
     assert (await preview.preview(message())).event_id is None
 
 
-async def test_an_unknown_type_is_said_to_be_skipped(preview: Preview):
+async def test_an_unknown_type_is_reported_as_skipped(preview: Preview) -> None:
     found = await preview.preview(b'{"eventType": "COFFEE_SPILLED"}')
     assert (found.type, found.known, found.total, found.recipients) == ("COFFEE_SPILLED", False, 0, ())
 
@@ -143,20 +143,20 @@ async def test_an_unknown_type_is_said_to_be_skipped(preview: Preview):
         message(data={"payment": {"amount": "abc"}}),
     ],
 )
-async def test_a_message_that_does_not_fit_is_refused_as_its_dead_letter_would_say(
+async def test_a_malformed_message_is_refused_with_the_reason_of_its_dead_letter(
     preview: Preview, database: MemoryDatabase, poison: bytes
-):
+) -> None:
     with pytest.raises(MessageRejected) as refused:
         await preview.preview(poison)
-    handling = Handling(
+    processor = compose_activities(
         registry=REGISTRY, renderer=RENDERER, database=database, announce=print, metrics=Metrics()
-    )
-    (handled,) = await handling.handle([Record(Position("t", 0, 0), None, poison)], set())
-    assert handled.letter is not None
-    assert str(refused.value) == handled.letter.error
+    ).processor
+    (processed,) = await processor.process([Record(Position("t", 0, 0), None, poison)], {})
+    assert processed.dead_letter is not None
+    assert str(refused.value) == processed.dead_letter.error
 
 
-async def test_a_large_audience_is_shown_in_part_and_counted_whole(preview: Preview):
+async def test_a_large_audience_is_shown_in_part_and_counted_whole(preview: Preview) -> None:
     users = [f"user{n}" for n in range(MAX_SHOWN + 5)]
     found = await preview.preview(message(recipientScope="users", recipientIds=users))
     assert [reader.recipient_id for reader in found.recipients] == users[:MAX_SHOWN]
@@ -171,7 +171,7 @@ async def test_a_large_audience_is_shown_in_part_and_counted_whole(preview: Prev
 )
 def test_a_preview_shows_exactly_what_is_written_then(
     scope: str, organizer: str, merchant: str | None, users: list[str]
-):
+) -> None:
     async def both() -> None:
         database = MemoryDatabase(now)
         await database.directory.load(ROSTER)
@@ -184,11 +184,15 @@ def test_a_preview_shows_exactly_what_is_written_then(
         )
         found = await Preview(REGISTRY, RENDERER, database.directory).preview(sent)
         assert await database.inbox.rows_of("e1", None, 10) == ([], 0), "nothing is written"
-        handling = Handling(
-            registry=REGISTRY, renderer=RENDERER, database=database, announce=len, metrics=Metrics()
-        )
-        (handled,) = await handling.handle([Record(Position("t", 0, 0), None, sent)], set())
-        assert (handled.trace.rule, handled.trace.recipients) == (found.rule, found.total)
+        processor = compose_activities(
+            registry=REGISTRY,
+            renderer=RENDERER,
+            database=database,
+            announce=lambda changes: None,
+            metrics=Metrics(),
+        ).processor
+        (processed,) = await processor.process([Record(Position("t", 0, 0), None, sent)], {})
+        assert (processed.trace.rule, processed.trace.recipients) == (found.rule, found.total)
         rows, total = await database.inbox.rows_of("e1", None, 10)
         assert total == found.total
         assert {row.recipient_id for row in rows} == {reader.recipient_id for reader in found.recipients}

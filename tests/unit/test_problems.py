@@ -52,6 +52,8 @@ async def answer_to(error: Exception) -> tuple[Response, dict[str, Any]]:
         (IssuerUnavailable("No."), 503, "unavailable"),
         (SourceUnavailable("No."), 503, "unavailable"),
         (trio.TooSlowError(), 503, "timeout"),
+        (MemoryError(), 503, "unavailable"),
+        (RuntimeError("can't start new thread"), 503, "unavailable"),
         (RuntimeError("No."), 500, "internal_error"),
         (ExceptionGroup("two", [StoreUnavailable("No.")]), 503, "unavailable"),
         (ExceptionGroup("two", [RuntimeError("No.")]), 500, "internal_error"),
@@ -65,12 +67,12 @@ async def test_each_error_has_its_status_and_code(error: Exception, status: int,
 @pytest.mark.parametrize(
     "error", [RuntimeError("secret"), StoreUnavailable("secret"), StoreRejected("secret")]
 )
-async def test_what_went_wrong_inside_stays_inside(error: Exception) -> None:
+async def test_details_of_internal_errors_are_not_shown(error: Exception) -> None:
     response, _ = await answer_to(error)
     assert b"secret" not in await response.get_data()
 
 
-async def test_the_caller_is_told_when_to_try_again() -> None:
+async def test_the_answer_states_when_to_try_again() -> None:
     response, _ = await answer_to(StoreUnavailable("away"))
     assert int(response.headers["Retry-After"]) > 0
 

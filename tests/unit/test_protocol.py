@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nx_signal.stream.protocol import (
+from nx_signal.websocket.decisions import (
     Authenticate,
     Close,
     Decision,
@@ -17,10 +18,11 @@ from nx_signal.stream.protocol import (
     Leave,
     Refresh,
     Resume,
-    Say,
+    SendFrame,
 )
-from nx_signal.stream.sealing import Sealer, unb64
-from stream_kit import STAMP, Client
+from nx_signal.websocket.protocol import REMEMBERED_IVS
+from nx_signal.websocket.sealing import Sealer, unb64
+from stream_kit import TIMESTAMP, Client
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def live(client: Client) -> Client:
 
 
 def plain_error(decision: Decision) -> str:
-    assert isinstance(decision, Say)
+    assert isinstance(decision, SendFrame)
     frame = json.loads(decision.text)
     assert frame["event"] == "error"
     return str(frame["data"]["message"])
@@ -44,7 +46,7 @@ def plain_error(decision: Decision) -> str:
 def test_the_handshake_ends_in_connected_with_the_server_s_key_and_nothing_private(live: Client) -> None:
     assert set(live.connected) == {"id", "userId", "time", "serverPublicKey", "salt"}
     assert live.connected["userId"] == "u1" and live.connected["id"] == live.protocol.client_id
-    assert live.connected["time"] == STAMP
+    assert live.connected["time"] == TIMESTAMP
     assert len(unb64(live.connected["salt"])) == 32
 
 
@@ -76,12 +78,12 @@ def test_90_s_without_a_message_close_4002(live: Client) -> None:
     assert live.protocol.timed_out(140.0) == [Close(4002, "Heartbeat timeout")]
 
 
-def test_a_minute_before_its_token_s_end_the_client_is_told_and_then_closed_4005(live: Client) -> None:
+def test_a_minute_before_its_token_s_end_the_client_is_warned_and_then_closed_4005(live: Client) -> None:
     live.protocol.expires(1_000.0)
     live.send("heartbeat", now_s=900.0)
     assert live.protocol.deadline_s == 940.0
-    (say,) = live.protocol.timed_out(940.0)
-    assert live.opened(say) == {"event": "expiring", "data": {"expiresInMs": 60_000}}
+    (answer,) = live.protocol.timed_out(940.0)
+    assert live.opened(answer) == {"event": "expiring", "data": {"expiresInMs": 60_000}}
     live.send("heartbeat", now_s=950.0)
     assert live.protocol.deadline_s == 1_000.0
     assert live.protocol.timed_out(1_000.0) == [Close(4005, "Token expired")]
@@ -100,14 +102,29 @@ def test_a_replayed_sealed_frame_gets_encryption_required(live: Client) -> None:
     assert live.sealer
     sealed = live.sealer.seal(b'{"event":"resume","data":{"rev":1}}')
     assert live.protocol.receive(sealed, 1.0) == [Resume(1)]
-    (say,) = live.protocol.receive(sealed, 1.0)
-    assert live.opened(say)["data"] == {"message": "Encryption required"}
+    (answer,) = live.protocol.receive(sealed, 1.0)
+    assert live.opened(answer)["data"] == {"message": "Encryption required"}
+
+
+def test_what_is_remembered_against_replays_is_small_and_the_latest(live: Client) -> None:
+    assert live.sealer
+    sealed = [live.sealer.seal(b'{"event":"heartbeat"}') for _ in range(REMEMBERED_IVS + 200)]
+    tracemalloc.start()
+    for frame in sealed:
+        assert live.protocol.receive(frame, 1.0) == []
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 20_000
+    assert live.protocol.receive(sealed[199], 1.0) == [], "forgotten"
+    for frame in (sealed[201], sealed[-1]):
+        (answer,) = live.protocol.receive(frame, 1.0)
+        assert live.opened(answer)["data"] == {"message": "Encryption required"}
 
 
 @pytest.mark.parametrize("raw", ["", "{", "nope", b"\xff\xfe", "[1]", "null", '"x"', "[" * 5000])
-def test_what_is_no_json_object_gets_invalid_message_format(client: Client, raw: str | bytes) -> None:
-    (say,) = client.protocol.receive(raw, 1.0)
-    assert plain_error(say) == "Invalid message format"
+def test_what_is_not_a_json_object_gets_invalid_message_format(client: Client, raw: str | bytes) -> None:
+    (answer,) = client.protocol.receive(raw, 1.0)
+    assert plain_error(answer) == "Invalid message format"
 
 
 @pytest.mark.parametrize("raw", ["{}", '{"event":""}', '{"event":null}', '{"event":5}', '{"event":{}}'])
@@ -124,8 +141,8 @@ def test_a_binary_frame_with_the_same_json_is_accepted(client: Client) -> None:
 
 @pytest.mark.parametrize("event", ["join", "leave", "encrypted", "resume", "refresh", "whatever"])
 def test_before_the_handshake_everything_else_gets_not_authenticated(client: Client, event: str) -> None:
-    (say,) = client.send(event, {"rooms": ["a"]})
-    assert plain_error(say) == "Not authenticated"
+    (answer,) = client.send(event, {"rooms": ["a"]})
+    assert plain_error(answer) == "Not authenticated"
 
 
 @pytest.mark.parametrize(
@@ -141,28 +158,30 @@ def test_before_the_handshake_everything_else_gets_not_authenticated(client: Cli
         {"type": 1, "token": "t"},
     ],
 )
-def test_an_authenticate_without_a_bearer_token_asks_for_an_empty_one(client: Client, data: Any) -> None:
+def test_an_authenticate_without_a_bearer_token_is_verified_as_an_empty_one(
+    client: Client, data: Any
+) -> None:
     (request,) = client.send("authenticate", data)
     assert isinstance(request, Authenticate) and request.token == ""
 
 
 def test_a_refused_token_gets_authentication_failed_and_4003(client: Client) -> None:
-    say, close = client.protocol.refuse()
-    assert plain_error(say) == "Authentication failed"
+    answer, close = client.protocol.refuse()
+    assert plain_error(answer) == "Authentication failed"
     assert close == Close(4003, "Authentication failed")
     assert client.send("heartbeat") == [], "nothing is answered after a close"
 
 
 def test_a_missing_public_key_gets_encryption_handshake_failed_and_4004(client: Client) -> None:
-    say, close = client.protocol.accept("u1", None, STAMP, 1.0)
-    assert plain_error(say) == "Encryption handshake failed"
+    answer, close = client.protocol.accept("u1", None, TIMESTAMP, 1.0)
+    assert plain_error(answer) == "Encryption handshake failed"
     assert close == Close(4004, "Encryption required")
 
 
 @pytest.mark.parametrize("key", ["", "zz", 5, {}, "AAAA"])
 def test_a_bad_public_key_gets_authentication_error_and_4003(client: Client, key: object) -> None:
-    say, close = client.protocol.accept("u1", key, STAMP, 1.0)
-    assert plain_error(say) == "Authentication error"
+    answer, close = client.protocol.accept("u1", key, TIMESTAMP, 1.0)
+    assert plain_error(answer) == "Authentication error"
     assert close == Close(4003, "Authentication failed")
     assert not client.protocol.live
 
@@ -177,13 +196,13 @@ def test_a_second_authenticate_gets_already_authenticated_sealed(live: Client) -
 
 @pytest.mark.parametrize("event", ["resume", "refresh", "anything", "message"])
 def test_other_plaintext_events_after_the_handshake_get_encryption_required(live: Client, event: str) -> None:
-    (say,) = live.send(event, {"rev": 1})
-    assert live.opened(say)["data"] == {"message": "Encryption required"}
+    (answer,) = live.send(event, {"rev": 1})
+    assert live.opened(answer)["data"] == {"message": "Encryption required"}
 
 
 def test_a_sealed_frame_that_does_not_open_gets_encryption_required(live: Client) -> None:
-    (say,) = live.protocol.receive(Sealer(bytes(32)).seal(b'{"event":"heartbeat"}'), 1.0)
-    assert live.opened(say)["data"] == {"message": "Encryption required"}
+    (answer,) = live.protocol.receive(Sealer(bytes(32)).seal(b'{"event":"heartbeat"}'), 1.0)
+    assert live.opened(answer)["data"] == {"message": "Encryption required"}
 
 
 def test_sealed_frames_carry_the_same_events(live: Client) -> None:
@@ -191,6 +210,8 @@ def test_sealed_frames_carry_the_same_events(live: Client) -> None:
     assert live.send_sealed(b'{"event":"join","data":{"rooms":["a","b","a"]}}') == [Join(("a", "b"), ())]
     assert live.send_sealed(b'{"event":"leave","data":{"rooms":["a"]}}') == [Leave(("a",))]
     assert live.send_sealed(b'{"event":"resume","data":{"rev":7}}') == [Resume(7)]
+    held = b'{"event":"resume","data":{"rev":7,"history":"9f"}}'
+    assert live.send_sealed(held) == [Resume(7, "9f")]
     assert live.send_sealed(b'{"event":"refresh","data":{"token":"t2"}}') == [Refresh("t2")]
     assert live.send_sealed(b'{"event":"unknown"}') == []
     assert live.send_sealed(b'{"event":"encrypted","data":{}}') == []
@@ -215,13 +236,6 @@ def test_a_join_without_rooms_does_nothing(live: Client, data: Any) -> None:
     assert live.send("join", data) == []
 
 
-def test_refused_rooms_are_named_in_a_sealed_error(live: Client) -> None:
-    error = live.opened(live.protocol.refused_rooms(tuple(f"room{n}" for n in range(50))))
-    assert error["event"] == "error"
-    assert '"room0"' in error["data"]["message"] and "30 more" in error["data"]["message"]
-    assert len(error["data"]["rooms"]) == 20
-
-
 def test_a_message_of_more_than_131072_bytes_closes_1009(client: Client) -> None:
     fits = json.dumps({"event": "x", "data": ""})
     padding = "é" * ((131_072 - len(fits)) // 2)
@@ -231,8 +245,11 @@ def test_a_message_of_more_than_131072_bytes_closes_1009(client: Client) -> None
 
 def test_the_revision_to_resume_from_may_come_with_authenticate(client: Client) -> None:
     for resume, expected in [
-        (5, 5),
-        ({"rev": 5}, 5),
+        (5, Resume(5)),
+        ({"rev": 5}, Resume(5)),
+        ({"rev": 5, "history": None}, Resume(5)),
+        ({"rev": 5, "history": "9f"}, Resume(5, "9f")),
+        ({"rev": 5, "history": 9}, None),
         (None, None),
         (-1, None),
         (True, None),
@@ -261,5 +278,5 @@ def test_no_data_of_any_shape_breaks_the_protocol_or_draws_plaintext(data: Any, 
     for decision in client.send(event, data) + client.send_sealed(
         json.dumps({"event": event, "data": data}).encode()
     ):
-        if isinstance(decision, Say):
+        if isinstance(decision, SendFrame):
             client.opened(decision)

@@ -1,4 +1,4 @@
-"""A replayed dead letter leaves what a first success would have left, once, whatever happens on the way."""
+"""A replayed dead letter leaves what a first success would have left, once, whatever fails on the way."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from unittest.mock import patch
 import pytest
 import structlog
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from nx_signal.activities import handling as handling_module
+from nx_signal.activities import processor as processor_module
+from nx_signal.activities.compose import compose_activities
 from nx_signal.activities.content import Renderer
+from nx_signal.activities.event_type import MessageArguments
 from nx_signal.activities.pipeline import Pipeline
-from nx_signal.activities.registry import Phrase, Registry
+from nx_signal.activities.processor import ActivityProcessor
+from nx_signal.activities.registry import Registry
 from nx_signal.activities.replay import Replay
 from nx_signal.activities.types import SHIPPED, PaymentData, PaymentSuccess
-from nx_signal.adapters.memory.store import MemoryDatabase
+from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.errors import MessageRejected, StoreRejected, StoreUnavailable
 from nx_signal.model import (
     Activity,
@@ -40,6 +43,7 @@ from nx_signal.model import (
     Record,
     Roster,
 )
+from nx_signal.ports import Batch
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
 
@@ -52,19 +56,19 @@ ROSTER = Roster(
 
 
 class Faulty(PaymentSuccess):
-    """As a release with a bug would have it."""
+    """The type in a release with a bug."""
 
-    def phrase(self, data: PaymentData, activity: Activity) -> Phrase:
+    def message_arguments(self, data: PaymentData, activity: Activity) -> MessageArguments:
         raise RuntimeError("a bug")
 
     def locales(self) -> Traversable:
         return PaymentSuccess().locales()
 
 
-MENDED = Registry.shipped()
+FIXED = Registry.shipped()
 FAULTY = Registry([Faulty() if type.name == Faulty.name else type for type in SHIPPED])
 WITHOUT = Registry([type for type in SHIPPED if type.name != Faulty.name])
-RENDERERS = {id(registry): Renderer(registry, "UTC") for registry in (MENDED, FAULTY, WITHOUT)}
+RENDERERS = {id(registry): Renderer(registry, "UTC") for registry in (FIXED, FAULTY, WITHOUT)}
 
 
 def now() -> datetime:
@@ -87,7 +91,7 @@ def record(offset: int, event_id: str | None = None, **changes: Any) -> Record:
 
 
 class World:
-    """A store, and what handles records into it; `refused` (activity, recipient) pairs are not taken."""
+    """A store and processors for it; drafts of the `refused` (activity, recipient) pairs are refused."""
 
     def __init__(self) -> None:
         self.database = MemoryDatabase(now)
@@ -102,24 +106,32 @@ class World:
 
         self.database.inbox.insert = fussy  # type: ignore[method-assign]
 
-    def pipeline(self, registry: Registry) -> Pipeline:
-        metrics = Metrics()
-        return Pipeline(
+    def processor(self, registry: Registry) -> ActivityProcessor:
+        return compose_activities(
             registry=registry,
             renderer=RENDERERS[id(registry)],
             database=self.database,
             announce=self.announced.extend,
-            health=Health(("store",), metrics),
-            metrics=metrics,
-        )
+            metrics=Metrics(),
+        ).processor
 
     async def arrive(self, registry: Registry, *records: Record) -> None:
-        await self.pipeline(registry)._handle(records, set())
+        metrics = Metrics()
+        pipeline = Pipeline(
+            self.processor(registry), self.database, "p1", Health(("store",), metrics), metrics
+        )
+        send, batches = trio.open_memory_channel[Batch](1)
+        acked = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pipeline.run, batches)
+            await send.send(Batch(records, acked.set))
+            await acked.wait()
+            await pipeline.finish()
 
     def replay(self, registry: Registry) -> Replay:
-        return Replay(self.pipeline(registry).handling, self.database, Metrics())
+        return Replay(self.processor(registry), self.database.dead_letters, self.database.traces, Metrics())
 
-    async def letters(self) -> Sequence[DeadLetter]:
+    async def dead_letters(self) -> Sequence[DeadLetter]:
         return await self.database.dead_letters.page(1000, None)
 
     async def rows(self) -> Counter[Any]:
@@ -138,71 +150,86 @@ async def world() -> World:
     return world
 
 
-async def test_what_failed_for_a_bug_of_ours_is_replayed_once_the_bug_is_mended(world: World):
+async def test_what_failed_because_of_a_bug_is_replayed_once_the_bug_is_fixed(world: World) -> None:
     await world.arrive(FAULTY, record(7))
-    (letter,) = await world.letters()
+    (dead_letter,) = await world.dead_letters()
     assert not await world.rows()
-    trace = await world.replay(MENDED).replay(letter.id)
+    trace = await world.replay(FIXED).replay(dead_letter.id)
     assert trace is not None
     assert (trace.outcome, trace.recipients) == ("stored", 4)
     assert {activity for _, activity, *_ in await world.rows()} == {"t/3/7"}, "its original position"
-    assert await world.letters() == []
+    assert await world.dead_letters() == []
     assert {change.recipient_id for change in world.announced} == set(USERS[:4])
     kept = await world.database.traces.get("t/3/7")
     assert kept is not None and (kept.outcome, kept.position, kept.reason) == ("stored", "t/3/7", None)
 
 
-async def test_a_letters_event_id_and_header_are_its_identity(world: World):
+async def test_a_dead_letters_event_id_and_header_are_its_identity(world: World) -> None:
     headed = Record(Position("t", 3, 8), None, record(8).value, {"ce_id": b"from-header"})
     await world.arrive(FAULTY, record(7, "from-message"), headed)
-    for letter in await world.letters():
-        await world.replay(MENDED).replay(letter.id)
+    for dead_letter in await world.dead_letters():
+        await world.replay(FIXED).replay(dead_letter.id)
     assert {activity for _, activity, *_ in await world.rows()} == {"from-message", "from-header"}
 
 
-async def test_a_replay_that_fails_again_keeps_the_letter_with_the_new_reason(world: World):
+async def test_a_dead_letter_of_a_release_that_refused_its_characters_is_delivered(world: World) -> None:
+    letter = record(8, "e\ud83d", data={"payment": {"amount": 1, "subject": "Order \0"}})
+    await world.database.dead_letters.add(
+        [DeadLetter(0, letter.position, letter.key, letter.value, {}, "eventId must hold no half of …")]
+    )
+    (kept,) = await world.database.dead_letters.page(10, None)
+    trace = await world.replay(FIXED).replay(kept.id)
+    assert trace is not None and (trace.activity_id, trace.outcome) == (r"e\ud83d", "stored")
+    assert await world.database.dead_letters.page(10, None) == []
+
+
+async def test_a_replay_that_fails_again_keeps_the_dead_letter_with_the_new_reason(world: World) -> None:
     await world.arrive(FAULTY, record(7))
-    (letter,) = await world.letters()
+    (dead_letter,) = await world.dead_letters()
     world.refused = {("t/3/7", "ann")}
     with pytest.raises(MessageRejected, match="a value cannot be stored"):
-        await world.replay(MENDED).replay(letter.id)
-    (after,) = await world.letters()
-    assert (after.id, after.position, after.error) == (letter.id, letter.position, "a value cannot be stored")
+        await world.replay(FIXED).replay(dead_letter.id)
+    (after,) = await world.dead_letters()
+    assert (after.id, after.position, after.error) == (
+        dead_letter.id,
+        dead_letter.position,
+        "a value cannot be stored",
+    )
     trace = await world.database.traces.get("t/3/7")
     assert trace is not None and trace.reason == "a value cannot be stored"
     assert not await world.rows()
 
 
-async def test_a_letter_of_a_type_that_is_gone_is_not_thrown_away(world: World):
+async def test_a_dead_letter_of_a_type_that_is_no_longer_registered_is_kept(world: World) -> None:
     await world.arrive(FAULTY, record(7))
-    (letter,) = await world.letters()
+    (dead_letter,) = await world.dead_letters()
     with pytest.raises(MessageRejected, match="PAYMENT_SUCCESS is not known here"):
-        await world.replay(WITHOUT).replay(letter.id)
-    assert len(await world.letters()) == 1
+        await world.replay(WITHOUT).replay(dead_letter.id)
+    assert len(await world.dead_letters()) == 1
 
 
-async def test_an_unknown_letter_is_none(world: World):
-    assert await world.replay(MENDED).replay(7) is None
+async def test_a_replay_of_an_unknown_dead_letter_returns_none(world: World) -> None:
+    assert await world.replay(FIXED).replay(7) is None
 
 
-async def test_a_store_that_is_away_leaves_the_letter_where_it_is(world: World):
+async def test_an_unavailable_store_leaves_the_dead_letter_unchanged(world: World) -> None:
     await world.arrive(FAULTY, record(7))
-    (letter,) = await world.letters()
-    world.database.unavailable = True
+    (dead_letter,) = await world.dead_letters()
+    world.database.driver.unavailable = True
     with pytest.raises(StoreUnavailable):
-        await world.replay(MENDED).replay(letter.id)
-    world.database.unavailable = False
-    assert await world.letters() == [letter]
+        await world.replay(FIXED).replay(dead_letter.id)
+    world.database.driver.unavailable = False
+    assert await world.dead_letters() == [dead_letter]
 
 
-async def test_two_replays_of_one_letter_at_once_write_once(world: World):
+async def test_two_concurrent_replays_of_one_dead_letter_write_once(world: World) -> None:
     await world.arrive(FAULTY, record(7))
-    (letter,) = await world.letters()
+    (dead_letter,) = await world.dead_letters()
     async with trio.open_nursery() as nursery:
         for _ in range(2):
-            nursery.start_soon(world.replay(MENDED).replay, letter.id)
+            nursery.start_soon(world.replay(FIXED).replay, dead_letter.id)
     assert sum((await world.rows()).values()) == len(world.announced) == 4
-    assert await world.letters() == []
+    assert await world.dead_letters() == []
 
 
 @dataclass
@@ -226,9 +253,9 @@ class Trouble:
                 await trio.lowlevel.checkpoint()
 
         if self.after:
-            database.delay_after = hook
+            database.driver.delay_after = hook
         else:
-            database.delay = hook
+            database.driver.delay = hook
 
 
 EVENTS = st.one_of(st.none(), st.sampled_from(["e1", "e2", "e3"]))
@@ -237,22 +264,23 @@ TROUBLES = st.lists(
 )
 
 
+@settings(max_examples=30)  # each makes and compares two databases: 0.1 s
 @given(
     events=st.lists(EVENTS, min_size=1, max_size=6),
     ways=st.data(),
     troubles=TROUBLES,
     refused=st.sets(st.tuples(st.sampled_from(["e1", "e2", "t/3/0", "t/3/1"]), st.sampled_from(USERS[:4]))),
 )
-def test_after_mending_and_replaying_the_rows_are_those_of_a_first_success(
+def test_after_a_fix_and_replays_the_rows_are_those_of_a_first_success(
     events: list[str | None], ways: Any, troubles: list[Trouble], refused: set[tuple[str, str]]
-):
+) -> None:
     async def compare() -> None:
         records = [record(offset, event_id) for offset, event_id in enumerate(events)]
         hopeless = Record(Position("t", 3, 100), None, b"not json")
 
         first = World()
         await first.database.directory.load(ROSTER)
-        await first.arrive(MENDED, *records, hopeless)
+        await first.arrive(FIXED, *records, hopeless)
 
         second = World()
         await second.database.directory.load(ROSTER)
@@ -260,35 +288,43 @@ def test_after_mending_and_replaying_the_rows_are_those_of_a_first_success(
         split = ways.draw(st.integers(0, len(records)))
         await second.arrive(FAULTY, *records[:split], hopeless)
         if records[split:]:
-            await second.arrive(MENDED, *records[split:])
+            await second.arrive(FIXED, *records[split:])
         second.refused = set()
 
         waiting = list(troubles)
-        while letters := [each for each in await second.letters() if each.position != hopeless.position]:
-            letter = ways.draw(st.sampled_from(letters))
+        while dead_letters := [
+            each for each in await second.dead_letters() if each.position != hopeless.position
+        ]:
+            dead_letter = ways.draw(st.sampled_from(dead_letters))
             with trio.CancelScope() as scope:
                 if waiting:
                     waiting.pop().arm(second.database, scope)
                 with suppress(StoreUnavailable):
-                    await second.replay(MENDED).replay(letter.id)
-            second.database.delay = second.database.delay_after = None
+                    await second.replay(FIXED).replay(dead_letter.id)
+            second.database.driver.delay = second.database.driver.delay_after = None
 
         assert await second.rows() == await first.rows()
         assert all(count == 1 for count in (await second.rows()).values())
-        heads = [await world.database.inbox.heads(USERS) for world in (first, second)]
+        heads = [
+            [
+                (head.recipient_id, head.rev, head.total, head.unread)
+                for head in (await world.database.inbox.summaries(USERS)).values()
+            ]
+            for world in (first, second)
+        ]
         assert heads[0] == heads[1], "revisions without a gap, and the same counts"
-        told = Counter((change.recipient_id, change.rev) for change in second.announced)
-        assert all(count == 1 for count in told.values()), "nothing is announced twice"
+        announced = Counter((change.recipient_id, change.rev) for change in second.announced)
+        assert all(count == 1 for count in announced.values()), "nothing is announced twice"
         if not troubles:
-            assert len(told) == sum((await second.rows()).values())
-        (left,) = await second.letters()
+            assert len(announced) == sum((await second.rows()).values())
+        (left,) = await second.dead_letters()
         with pytest.raises(MessageRejected):
-            await second.replay(MENDED).replay(left.id)
-        assert [each.id for each in await second.letters()] == [left.id]
+            await second.replay(FIXED).replay(left.id)
+        assert [each.id for each in await second.dead_letters()] == [left.id]
         for activity in {activity for _, activity, *_ in await first.rows()}:
             trace = await second.database.traces.get(activity)
             assert trace is not None and trace.outcome in ("stored", "duplicate")
 
     # An activity is written in two portions; tracebacks on a console take most of the time.
-    with patch.object(handling_module, "MAX_DRAFTS", 3), structlog.testing.capture_logs():
+    with patch.object(processor_module, "MAX_DRAFTS", 3), structlog.testing.capture_logs():
         trio.run(compare, clock=MockClock(autojump_threshold=0))

@@ -1,4 +1,4 @@
-"""Key agreement and sealing, held by cases that the original client library made."""
+"""Key agreement and sealing, checked against cases that the original client library made."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nx_signal.stream.sealing import (
+from nx_signal.websocket.sealing import (
     BadPublicKey,
     KeyPair,
     Sealer,
@@ -47,8 +48,6 @@ def test_a_frame_of_the_original_library_opens_with_the_key_of_either_side(case:
 
 
 def test_a_compressed_point_agrees_on_the_same_key() -> None:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
     server, client = KeyPair.generate(), KeyPair.generate()
     compressed = client.private.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
     assert len(compressed) == 33
@@ -82,7 +81,7 @@ GOOD = KeyPair.generate().public_b64
         "é" * 88,
     ],
 )
-def test_what_is_no_point_of_the_curve_in_padded_base64_is_refused(key: object) -> None:
+def test_what_is_not_a_point_of_the_curve_in_padded_base64_is_refused(key: object) -> None:
     with pytest.raises(BadPublicKey):
         read_public_key(key)
 
@@ -96,9 +95,8 @@ def test_no_iv_repeats_and_what_is_sealed_opens() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_any_plaintext_comes_back(plaintext: bytes) -> None:
-    sealer = Sealer(bytes(32))
-    assert sealer.open(json.loads(sealer.seal(plaintext))["data"]) == plaintext
+def test_any_plaintext_is_sealed_and_opened_unchanged(plaintext: bytes) -> None:
+    assert Sealer(bytes(32)).open(json.loads(Sealer(bytes(32)).seal(plaintext))["data"]) == plaintext
 
 
 @pytest.mark.parametrize(

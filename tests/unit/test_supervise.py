@@ -1,4 +1,4 @@
-"""Restart with back-off, or escalate; and say which parts are up."""
+"""Restart with back-off, or escalate; and report which parts are up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import trio
 from trio.testing import MockClock
 
 from nx_signal.errors import RelayLost, SettingsError
-from nx_signal.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, Backoff, StoppedUnasked, supervise
+from nx_signal.supervise import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    Backoff,
+    StoppedUnexpectedly,
+    remind,
+    supervise,
+)
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
 
@@ -33,7 +40,7 @@ async def test_a_part_that_becomes_unavailable_is_run_again_and_health_follows(
         task_status.started()
         await trio.sleep(60)
         if runs == 2:
-            raise RelayLost("went away")
+            raise RelayLost("connection lost")
         await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
@@ -48,7 +55,7 @@ async def test_a_part_that_becomes_unavailable_is_run_again_and_health_follows(
         nursery.cancel_scope.cancel()
 
 
-async def test_pauses_grow_to_a_bound_and_start_anew_after_a_steady_run(
+async def test_pauses_grow_to_a_bound_and_start_again_after_a_steady_run(
     autojump_clock: MockClock, health: Health
 ) -> None:
     starts: list[float] = []
@@ -65,7 +72,7 @@ async def test_pauses_grow_to_a_bound_and_start_anew_after_a_steady_run(
     pauses = [later - earlier for earlier, later in pairwise(starts)]
     assert all(pause <= LONGEST_PAUSE_S for pause in pauses[:11])
     assert all(pause >= LONGEST_PAUSE_S / 2 for pause in pauses[7:11])
-    assert pauses[11] <= 30 + FIRST_PAUSE_S, "a steady run is forgiven"
+    assert pauses[11] <= 30 + FIRST_PAUSE_S, "a steady run resets the pause"
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), SettingsError("wrong password")])
@@ -81,13 +88,13 @@ async def test_any_other_error_ends_the_process(
     assert caught.value.subgroup(type(error)) is not None
 
 
-async def test_a_part_that_stops_unasked_ends_the_process(autojump_clock: MockClock, health: Health) -> None:
+async def test_a_part_that_returns_ends_the_process(autojump_clock: MockClock, health: Health) -> None:
     async def part(task_status: Any) -> None:
         task_status.started()
 
     with pytest.raises(ExceptionGroup) as caught:
         await supervise("relay", part, health)
-    assert caught.value.subgroup(StoppedUnasked) is not None
+    assert caught.value.subgroup(StoppedUnexpectedly) is not None
 
 
 async def test_cancellation_passes_through(autojump_clock: MockClock, health: Health) -> None:
@@ -109,14 +116,40 @@ async def test_pauses_differ_between_instances(autojump_clock: MockClock) -> Non
     assert len(pauses) > 1 and max(pauses) <= FIRST_PAUSE_S + 1e-9
 
 
-def test_a_part_that_is_down_is_said_once(health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+def test_a_part_that_is_down_is_logged_once(health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
 
     class Log:
         def warning(self, event: str, **fields: object) -> None:
-            said.append(event)
+            events.append(event)
 
     monkeypatch.setattr("nx_signal.telemetry.health.log", Log())
     for why in ("first", "second", "third"):
         health.fail("relay", why)
-    assert health.down == {"relay": "third"} and said == ["part_down"]
+    assert health.down == {"relay": "third"} and events == ["part_down"]
+
+
+async def test_a_part_that_stays_down_is_logged_with_its_reason_again_each_minute(
+    autojump_clock: MockClock, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[tuple[float, object]] = []
+    began = trio.current_time()
+
+    class Log:
+        def warning(self, event: str, **fields: object) -> None:
+            logged.append((trio.current_time() - began, fields["why"]))
+
+    monkeypatch.setattr("nx_signal.supervise.log", Log())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(remind, health)
+        await trio.sleep(1)
+        health.up("relay")
+        health.fail("relay", "no route")
+        await trio.sleep(70)
+        health.fail("relay", "refused")
+        await trio.sleep(60)
+        health.up("relay")
+        await trio.sleep(120)
+        nursery.cancel_scope.cancel()
+    assert [why for _, why in logged] == ["no route", "refused"]
+    assert 60 <= logged[0][0] <= 70 and 120 <= logged[1][0] <= 131

@@ -1,4 +1,4 @@
-"""What a notification says: a type's phrase in a reader's language, as text and as safe HTML.
+"""Renders a notification's content: a message in the reader's language, as text and as safe HTML.
 
 The templates are Markdown of our own catalogs. Each is rendered and sanitized once, at start, with a
 stand-in for each placeholder; a render only joins the pieces with escaped values. So a value can become
@@ -9,24 +9,34 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import localcontext
 from itertools import product
 from zoneinfo import ZoneInfo
 
 import nh3
+import structlog
 from babel import Locale
 from babel.dates import format_date, format_time
-from babel.numbers import format_currency, format_decimal
+from babel.numbers import format_decimal, get_currency_precision
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from nx_signal.activities.catalogs import Catalog
+from nx_signal.activities.event_type import COUNT, Message, Money, Value, one_line, safe_url
 from nx_signal.activities.message import rejected
-from nx_signal.activities.registry import COUNT, Message, Money, Registry, Texts, Value, one_line, safe_url
+from nx_signal.activities.registry import Registry
 from nx_signal.errors import SettingsError
 from nx_signal.model import LOCALES, Activity
+from nx_signal.model.timestamps import time_zone as time_zone_of
+
+log = structlog.get_logger()
 
 ALLOWED_TAGS = {"p", "br", "strong", "em", "code", "ul", "ol", "li", "a"}
+MAX_PRECISION = 2_000
+"""Digits of a number: more than any message may have."""
 FIRST_STAND_IN = 0xE000
 """Private-use characters stand for the placeholders: Markdown and HTML take them for letters."""
 
@@ -38,12 +48,13 @@ _markdown = MarkdownIt("commonmark", {"html": False})
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`locale` is the one that the content is written in."""
+    """`locale` is the one that the content is written in, `time_zone` the one of its dates."""
 
     locale: str
     content: str
     content_html: str
     action_url: str | None
+    time_zone: str
 
 
 def negotiate(locale: str) -> str:
@@ -101,25 +112,61 @@ def _plain(tokens: Sequence[Token]) -> str:
     return "\n".join(lines)
 
 
-class _Language:
-    """Writes values as readers of one locale expect them (CLDR)."""
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """`named`: a reader could mistake its times, so they name it."""
 
-    def __init__(self, name: str, time_zone: str) -> None:
+    info: ZoneInfo
+    named: bool
+
+
+def _is_twice(local: datetime) -> bool:
+    """An hour that the end of summer time repeats."""
+    return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
+
+
+def _utc_offset(local: datetime) -> str:
+    """UTC, UTC+7, UTC-3:30"""
+    minutes = round((local.utcoffset() or timedelta()).total_seconds() / 60)
+    hours, rest = divmod(abs(minutes), 60)
+    sign = "-" if minutes < 0 else "+"
+    return "UTC" if not minutes else f"UTC{sign}{hours}" + (f":{rest:02}" if rest else "")
+
+
+class _Language:
+    """Formats values for readers of one locale (CLDR)."""
+
+    def __init__(self, name: str) -> None:
         self.name = name
         self._locale = Locale.parse(name)
-        self._zone = ZoneInfo(time_zone)
         self._moment = str(self._locale.datetime_formats["medium"])
 
-    def write(self, value: Value) -> str:
+    def format(self, value: Value, zone: Zone) -> str:
         if isinstance(value, str):
             return one_line(value)
         if isinstance(value, datetime):
-            local = value.astimezone(self._zone)
-            time = format_time(local, "short", tzinfo=self._zone, locale=self._locale)
+            local = value.astimezone(zone.info)
+            time = format_time(local, "short", tzinfo=zone.info, locale=self._locale)
+            if zone.named or _is_twice(local):
+                time += f" {_utc_offset(local)}"
             return self._moment.format(time, format_date(local, "medium", locale=self._locale))
         if isinstance(value, Money):
-            return format_currency(value.amount, value.currency, locale=self._locale)
-        return format_decimal(value, locale=self._locale)
+            return self._money(value)
+        with localcontext(prec=MAX_PRECISION):
+            return format_decimal(value, locale=self._locale, decimal_quantization=False)
+
+    def _money(self, value: Money) -> str:
+        """The currency's usual decimals at least, else those of the amount; zeros alone beyond the usual ones
+        are left out."""
+        amount = abs(value.amount) if value.amount == 0 else value.amount  # -0 is 0
+        usual = get_currency_precision(value.currency)
+        decimals = max(usual, -int(amount.as_tuple().exponent))
+        if amount == round(amount, usual):
+            decimals = usual
+        pattern = copy(self._locale.currency_formats["standard"])
+        pattern.frac_prec = decimals, decimals
+        with localcontext(prec=MAX_PRECISION):
+            return str(pattern.apply(amount, self._locale, currency=value.currency, currency_digits=False))
 
 
 class Renderer:
@@ -127,39 +174,57 @@ class Renderer:
 
     def __init__(self, registry: Registry, time_zone: str) -> None:
         """Raises SettingsError for a text that does not fit its message."""
+        self.time_zone = time_zone
+        self._zones: dict[str, Zone] = {}
         self._registry = registry
-        self._texts: dict[tuple[str, str, Message], tuple[_Language, Texts]] = {}
+        self._texts: dict[tuple[str, str, Message], tuple[_Language, Catalog]] = {}
         self._templates: dict[str, Template] = {}
-        languages = {locale: _Language(locale, time_zone) for locale in LOCALES}
+        languages = {locale: _Language(locale) for locale in LOCALES}
         for event_type in registry:
-            texts = registry.texts(event_type.name)
+            catalogs = registry.catalogs(event_type.name)
             for message, locale in product(event_type.messages, LOCALES):
-                # What is not translated is said in English altogether, dates and amounts too.
-                written_in = locale if locale in texts and texts[locale].forms(message) else LOCALES[0]
-                self._texts[event_type.name, locale, message] = (languages[written_in], texts[written_in])
-                for form in texts[written_in].forms(message) or ():
+                # What is not translated is rendered in English altogether, dates and amounts too.
+                written_in = locale if locale in catalogs and catalogs[locale].forms(message) else LOCALES[0]
+                self._texts[event_type.name, locale, message] = (languages[written_in], catalogs[written_in])
+                for form in catalogs[written_in].forms(message) or ():
                     self._templates[form] = _compile(form, message, f"{event_type.name} in {written_in}")
 
-    def render(self, activity: Activity, locale: str) -> Rendered:
-        """The content for readers of `locale`, any tag at all. Raises MessageRejected when the
-        activity's data is not what its type takes."""
+    def render(self, activity: Activity, locale: str, time_zone: str | None = None) -> Rendered:
+        """The content for readers of `locale`, any tag at all, and of `time_zone` (None: the deployment's).
+        Raises MessageRejected when the activity's data is not what its type takes."""
         event_type = self._registry.get(activity.type)
         if event_type is None:
             raise rejected(f"eventType {activity.type} is not known here.")
-        phrase = event_type.phrase(event_type.read(activity.data), activity)
-        language, texts = self._texts[activity.type, negotiate(locale), phrase.message]
-        count = phrase.values.get(COUNT)
-        template = self._templates[texts.text(phrase.message, count if isinstance(count, int) else 0)]
-        content, content_html = template.fill({k: language.write(v) for k, v in phrase.values.items()})
-        action_url = safe_url(event_type.action_url(activity.data))  # a type may have its own way
-        return Rendered(language.name, content, content_html, action_url)
+        arguments = event_type.message_arguments(event_type.read(activity.data), activity)
+        message, values = arguments.message, arguments.values
+        language, catalog = self._texts[activity.type, negotiate(locale), message]
+        count = values.get(COUNT)
+        template = self._templates[catalog.text(message, count if isinstance(count, int) else 0)]
+        zone = self._zone(time_zone)
+        content, content_html = template.fill({name: language.format(v, zone) for name, v in values.items()})
+        action_url = safe_url(event_type.action_url(activity.data))  # a type may override action_url
+        return Rendered(language.name, content, content_html, action_url, zone.info.key)
+
+    def _zone(self, name: str | None) -> Zone:
+        """The deployment's where none is given, or one that is not known here. Its times do not name it where
+        it is a place's: all the readers of a deployment know that one."""
+        name = name or self.time_zone
+        if name not in self._zones:
+            try:
+                info = time_zone_of(name)
+            except ValueError:
+                log.warning("unknown_time_zone", time_zone=name, instead=self.time_zone)
+                info = time_zone_of(self.time_zone)
+            named = info.key != self.time_zone or "/" not in info.key or info.key.startswith("Etc/")
+            self._zones[name] = Zone(info, named)
+        return self._zones[name]
 
 
 def _compile(source: str, message: Message, where: str) -> Template:
     try:
         template = Template(source)
     except ValueError as error:
-        raise SettingsError(f"The text {message.id} of {where} is unusable: {error}.") from None
+        raise SettingsError(f"The text {message.id} of {where} is unusable: {error}; correct it.") from None
     missing = {*message.placeholders} - {COUNT} - {*template.placeholders}
     unknown = {*template.placeholders} - {*message.placeholders}
     if missing or unknown:

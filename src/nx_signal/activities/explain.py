@@ -1,36 +1,34 @@
-"""What was done with a past activity, step by step, down to the sockets: for operators' questions such as
-why somebody was not told."""
+"""Explains a past activity, step by step, down to the sockets: for operators, such as why a user was not
+notified."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from datetime import datetime
 
-from nx_signal.model import ActivityRow, LiveSessions, SessionState, Trace
-from nx_signal.ports import Database
+from nx_signal.activities.identity import identity, sourced_range
+from nx_signal.activities.why import why_not
+from nx_signal.delivery.sessions import Delivery, LiveSessions, SessionState, best_delivery
+from nx_signal.model import ActivityRow, Trace
+from nx_signal.store import Directory, InboxStore, Traces
 
 MAX_EXPLAINED = 20
-"""Recipients in one answer, when none is named: each of them is asked of every instance."""
-
-Delivery: TypeAlias = Literal[
-    "delivered", "behind", "slow_consumer", "not_announced", "fetched", "not_connected", "no_row"
-]
+"""Recipients in one answer, when none is named: every instance is queried for each of them."""
 
 REASONS: Mapping[Delivery, str] = {
     "delivered": "It was handed to the client's socket.",
     "behind": "The client is connected and behind: what it misses is being read from the store.",
     "slow_consumer": "The client is connected and does not read fast enough: it gets this once it has read "
     "what is queued for it.",
-    "not_announced": "The client is connected, and its instance has not heard of this yet: the next "
-    "comparison with the store finds it.",
-    "fetched": "The client connected after this was written, or was told to start anew: it gets this by "
+    "not_announced": "The client is connected, and its instance does not know of this yet: the "
+    "next comparison with the store finds it.",
+    "fetched": "The client connected after this was written, or its session was reset: it gets this by "
     "listing or by resuming.",
     "not_connected": "No client of this recipient is connected: it gets this by listing or by resuming.",
-    "no_row": "There is no notification of this activity for this recipient.",
+    "not_known": "No client of this recipient is connected to the instances that answered, and not all "
+    "could be asked (`unanswered`): one may be connected elsewhere.",
 }
-
-_BEST_FIRST: tuple[Delivery, ...] = ("delivered", "behind", "slow_consumer", "not_announced", "fetched")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +44,13 @@ class RecipientDelivery:
     recipient_id: str
     row: ActivityRow | None
     delivery: Delivery
+    why: str
     sessions: tuple[SessionDelivery, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """`trace` is None once it is pruned. `recipients` is the one asked for, or the first MAX_EXPLAINED of
+    """`trace` is None once it is pruned. `recipients` is the requested one, or the first MAX_EXPLAINED of
     `rows`. `unanswered` names instances whose sessions are missing here."""
 
     activity_id: str
@@ -61,48 +60,105 @@ class Explained:
     unanswered: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """Of one person and one time, newest first: the activities of which it has a notification, and those that
+    were handled and gave it none."""
+
+    received: tuple[Explained, ...]
+    missed: tuple[Explained, ...]
+    unanswered: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    activity_id: str
+    trace: Trace | None
+    rows: Sequence[ActivityRow]
+    total: int
+
+
 class Explain:
-    """`sessions` asks every instance for the live sessions of some users."""
+    """`sessions` queries every instance for the live sessions of some users."""
 
     def __init__(
-        self, database: Database, sessions: Callable[[Sequence[str]], Awaitable[LiveSessions]]
+        self,
+        inbox: InboxStore,
+        traces: Traces,
+        directory: Directory,
+        sessions: Callable[[Sequence[str]], Awaitable[LiveSessions]],
     ) -> None:
-        self._database = database
+        self._inbox = inbox
+        self._traces = traces
+        self._directory = directory
         self._sessions = sessions
 
+    async def identities(self, event_id: str, source: str | None) -> Sequence[str]:
+        """Those that an eventId may mean, the likeliest first: with a source one; else, as it stands, a
+        position, an id without a source or an identity itself, and then the ids of that text with any
+        source, up to MAX_EXPLAINED."""
+        if source is not None:
+            return (identity(event_id, source),)
+        alone = dict.fromkeys((event_id, identity(event_id, None)))
+        for each in alone:
+            if await self._exists(each):
+                return (each,)
+        return await self._traces.with_id(*sourced_range(event_id), MAX_EXPLAINED)
+
+    async def _exists(self, activity_id: str) -> bool:
+        if await self._traces.get(activity_id) is not None:
+            return True
+        return (await self._inbox.rows_of(activity_id, None, 1))[1] > 0
+
     async def explain(self, activity_id: str, recipient_id: str | None) -> Explained | None:
-        """None when nothing at all is known of it."""
-        trace = await self._database.traces.get(activity_id)
-        rows, total = await self._database.inbox.rows_of(activity_id, recipient_id, MAX_EXPLAINED)
-        if trace is None and not total:
+        """None where neither a trace nor a row exists."""
+        found = await self._find(activity_id, recipient_id)
+        if found is None:
             return None
-        by_recipient = {row.recipient_id: row for row in rows}
-        asked = list(by_recipient) if recipient_id is None else [recipient_id]
-        live = await self._sessions(asked) if by_recipient else LiveSessions((), ())
+        users = [row.recipient_id for row in found.rows]
+        live = await self._sessions(users) if users else LiveSessions((), ())
+        return await self._explained(found, recipient_id, live)
+
+    async def around(self, recipient_id: str, since: datetime, until: datetime, limit: int) -> Around:
+        """What of the activities of a time became of this person: newest first, at most `limit` of each."""
+        received = await self._traces.received(recipient_id, since, until, limit)
+        missed = await self._traces.missed(recipient_id, since, until, limit)
+        live = await self._sessions([recipient_id]) if received else LiveSessions((), ())
+        explained: list[list[Explained]] = [[], []]
+        for each, activity_ids in zip(explained, (received, missed), strict=True):
+            for activity_id in activity_ids:
+                if (found := await self._find(activity_id, recipient_id)) is not None:
+                    each.append(await self._explained(found, recipient_id, live))
+        return Around(tuple(explained[0]), tuple(explained[1]), live.unanswered)
+
+    async def _find(self, activity_id: str, recipient_id: str | None) -> _Found | None:
+        trace = await self._traces.get(activity_id)
+        rows, total = await self._inbox.rows_of(activity_id, recipient_id, MAX_EXPLAINED)
+        return _Found(activity_id, trace, rows, total) if trace is not None or total else None
+
+    async def _explained(self, found: _Found, recipient_id: str | None, live: LiveSessions) -> Explained:
+        by_recipient = {row.recipient_id: row for row in found.rows}
+        users = list(by_recipient) if recipient_id is None else [recipient_id]
         recipients = []
-        for user in asked:
-            mine = [session for session in live.sessions if session.user_id == user]
-            recipients.append(recipient_delivery(user, by_recipient.get(user), mine))
-        return Explained(activity_id, trace, total, tuple(recipients), live.unanswered)
+        for user in users:
+            row = by_recipient.get(user)
+            if row is None:
+                why = await self._why_not(found, user)
+                recipients.append(RecipientDelivery(user, None, "no_row", why, ()))
+            else:
+                mine = [session for session in live.sessions if session.user_id == user]
+                recipients.append(recipient_delivery(user, row, mine, all_asked=not live.unanswered))
+        return Explained(found.activity_id, found.trace, found.total, tuple(recipients), live.unanswered)
+
+    async def _why_not(self, found: _Found, user_id: str) -> str:
+        others, _ = await self._inbox.rows_of(found.activity_id, None, 1)
+        memberships = (await self._directory.memberships([user_id]))[user_id]
+        return why_not(found.trace, others[0] if others else None, memberships)
 
 
 def recipient_delivery(
-    recipient_id: str, row: ActivityRow | None, sessions: Sequence[SessionState]
+    recipient_id: str, row: ActivityRow, sessions: Sequence[SessionState], *, all_asked: bool
 ) -> RecipientDelivery:
-    if row is None:
-        return RecipientDelivery(recipient_id, None, "no_row", ())
-    each = tuple(SessionDelivery(session, delivery_of(row.rev, session)) for session in sessions)
-    found = {one.delivery for one in each}
-    best: Delivery = next((delivery for delivery in _BEST_FIRST if delivery in found), "not_connected")
-    return RecipientDelivery(recipient_id, row, best, each)
-
-
-def delivery_of(rev: int, session: SessionState) -> Delivery:
-    """What became of this revision towards that client."""
-    if rev <= session.since:
-        return "fetched"
-    if rev <= session.rev:
-        return "delivered"
-    if session.lagging:
-        return "slow_consumer"
-    return "behind" if session.behind else "not_announced"
+    each = tuple(SessionDelivery(session, session.delivery_of(row.rev)) for session in sessions)
+    best = best_delivery((one.delivery for one in each), all_asked=all_asked)
+    return RecipientDelivery(recipient_id, row, best, REASONS[best], each)

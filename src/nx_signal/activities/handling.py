@@ -1,250 +1,177 @@
-"""What becomes of records: decoded, resolved, rendered, persisted, announced. The pipeline does this with
-what the sources bring, a replay with what was set aside; a preview takes the same steps up to the drafts."""
+"""Records until they are dealt with durably: rows, dead letters and traces. What the store does not finish
+while it takes other writes is tried in smaller parts, and a record that it never takes is set aside."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias, TypeVar, TypeVarTuple
 
 import structlog
 import trio
 
-from nx_signal.activities.content import Rendered, Renderer, negotiate
-from nx_signal.activities.message import UnknownType, decode, glimpse
-from nx_signal.activities.recipients import Addressed, address
-from nx_signal.activities.registry import Registry
-from nx_signal.errors import MessageRejected, StoreRejected
-from nx_signal.model import (
-    Activity,
-    Change,
-    Created,
-    DeadLetter,
-    Draft,
-    Outcome,
-    Position,
-    Record,
-    Rule,
-    Trace,
-)
-from nx_signal.ports import Database
+from nx_signal.activities.in_hand import InHand
+from nx_signal.activities.outcome import ProcessedRecord, set_aside
+from nx_signal.activities.processor import ActivityProcessor, Progress
+from nx_signal.errors import StatementBlocked, StatementFailed, StoreRejected, StoreUnavailable
+from nx_signal.model import Position, Record, Trace
+from nx_signal.store import DeadLetters, Traces
+from nx_signal.supervise import Backoff
+from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
+
+STORE_TRIES = 5
+"""Of one record, without a row written in between, while the store takes other writes."""
+SHRINK = 8
+"""By this much its next statement has fewer rows: 100, 12, 1."""
+KEPT_BYTES = 65_536
+"""Of the value of a record that cannot be stored whole even as a dead letter."""
+CONFLICTS_LOGGED_EVERY_S = 60.0
+BLOCKED_SHOWN_S = 60.0
+"""In /readyz after the last wait for a lock."""
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+Begun: TypeAlias = Callable[[], Awaitable[None]]
 
 log = structlog.get_logger()
 
-MAX_DRAFTS = 1_000
-"""Rows in one statement: the limit of InboxStore.insert."""
-
-Announce: TypeAlias = Callable[[Sequence[Change]], None]
-"""Tells the sessions of changes that are committed."""
-
-Show: TypeAlias = Callable[[Activity, Rule], Awaitable[None]]
-"""Pushes an activity to the members' room of its scope."""
-
-ANNOUNCED_AT_ONCE = 64
-"""At 15 µs a push this holds the event loop for about a millisecond."""
-
-
-@dataclass(frozen=True, slots=True)
-class Handled:
-    """A record and what became of it."""
-
-    record: Record
-    trace: Trace
-
-    @property
-    def letter(self) -> DeadLetter | None:
-        """To be kept where the record could not be handled."""
-        if self.trace.outcome != "dead_letter":
-            return None
-        record = self.record
-        return DeadLetter(
-            0, record.position, record.key, record.value, record.headers, self.trace.reason or ""
-        )
-
 
 class Handling:
-    """Stateless: any number of batches may be handled at once."""
+    """While the store is unavailable every call waits in place, and reports it to `health`."""
 
     def __init__(
         self,
-        *,
-        registry: Registry,
-        renderer: Renderer,
-        database: Database,
-        announce: Announce,
+        processor: ActivityProcessor,
+        dead_letters: DeadLetters,
+        traces: Traces,
+        in_hand: InHand,
+        health: Health,
         metrics: Metrics,
-        show: Show | None = None,
     ) -> None:
-        self._registry = registry
-        self._renderer = renderer
-        self._database = database
-        self._announce = announce
-        self._show = show
+        self._processor = processor
+        self._dead_letters = dead_letters
+        self._traces = traces
+        self.in_hand = in_hand
+        self._health = health
         self._metrics = metrics
+        self._conflicts = 0
+        self._report_conflicts_at = -math.inf
 
-    async def handle(self, records: Sequence[Record], stored: set[Position]) -> Sequence[Handled]:
-        """Write and announce what the records say: one look-up of recipients, one of languages and one
-        write for every MAX_DRAFTS rows. What became of each, in their order; a record that cannot be
-        handled takes no other with it.
+    async def some(self, records: Sequence[Record], progress: dict[Position, Progress]) -> Sequence[Record]:
+        """Those that were dealt with, of each partition the first ones: see ActivityProcessor.process. Raises
+        StatementFailed."""
+        return [each.record for each in await self.attempt(self._some, records, progress)]
 
-        May be repeated: rows that exist already are left as they are. `stored` remembers over the
-        repetitions whose rows were written. Raises StoreUnavailable."""
-        failed: dict[Position, Exception] = {}
-        unknown: dict[Position, UnknownType] = {}
-        decoded: list[tuple[Record, Activity]] = []
-        stored_before = frozenset(stored)
-        for record in records:
+    async def one(self, record: Record, progress: Progress, begun: Begun) -> None:
+        """A record by itself, in ever smaller parts; set aside where the store never takes it. Raises
+        StatementBlocked, which is no fault of the record: to be called again."""
+        failures = 0
+        while True:
+            done = progress.done
             try:
-                activity = decode(record, self._registry.names)
-            except Exception as error:
-                failed[record.position] = error
-                continue
-            if isinstance(activity, UnknownType):
-                unknown[record.position] = activity
-            else:
-                decoded.append((record, activity))
-
-        found = await address(self._database.directory, [activity for _, activity in decoded])
-        addressed = {record.position: each for (record, _), each in zip(decoded, found, strict=True)}
-        chunk: list[tuple[Record, Draft]] = []
-        for record, _ in decoded:
-            each = addressed[record.position]
-            try:
-                rendered = render(self._renderer, each)
-            except Exception as error:
-                failed[record.position] = error
-                continue
-            self._count_untranslated(each.activity, rendered)
-            for draft in drafts_of(each, rendered):
-                chunk.append((record, draft))
-                if len(chunk) == MAX_DRAFTS:
-                    await self._persist(chunk, stored, failed)
-                    chunk = []
-        await self._persist(chunk, stored, failed)
-        for record, _ in decoded:
-            if record.position in stored and record.position not in stored_before:
-                await self._show_members(addressed[record.position])
-
-        handled = []
-        for record in records:
-            position = record.position
-            if position in failed:
-                trace = _set_aside(record, why(failed[position]), addressed.get(position))
-                log.warning("dead_letter", position=str(position), why=trace.reason)
-            elif position in unknown:
-                trace = Trace(
-                    glimpse(record)[0], str(position), unknown[position].type, None, None, 0, "unknown_type"
-                )
-                log.debug("unknown_event_type", type=trace.type, position=trace.position)
-            else:
-                trace = _traced(
-                    addressed[position], position, "stored" if position in stored else "duplicate"
-                )
-            handled.append(Handled(record, trace))
-        return handled
-
-    async def _persist(
-        self,
-        chunk: Sequence[tuple[Record, Draft]],
-        stored: set[Position],
-        failed: dict[Position, Exception],
-    ) -> None:
-        """Write and announce; a draft that the store refuses takes only its own activity with it."""
-        if not chunk:
-            return
-        try:
-            changes = await self._database.inbox.insert([draft for _, draft in chunk])
-        except StoreRejected as error:
-            by_record: dict[Position, list[tuple[Record, Draft]]] = {}
-            for record, draft in chunk:
-                by_record.setdefault(record.position, []).append((record, draft))
-            if len(by_record) == 1:
-                failed[chunk[0][0].position] = error
+                await self.attempt(self._one, record, progress, begun)
                 return
-            for part in by_record.values():
-                await self._persist(part, stored, failed)
-            return
-        stored.update(_positions(chunk, changes))
-        self._metrics.rows.inc(len(changes))
-        # A hint: whoever is cancelled between two of these leaves the rest to the sweep.
-        for start in range(0, len(changes), ANNOUNCED_AT_ONCE):
-            self._announce(changes[start : start + ANNOUNCED_AT_ONCE])
-            await trio.lowlevel.checkpoint()
+            except StatementBlocked:
+                progress.max_rows = max(1, progress.max_rows // SHRINK)
+                raise
+            except StatementFailed as error:
+                failures = failures + 1 if progress.done == done else 1
+                progress.max_rows = max(1, progress.max_rows // SHRINK)
+                if failures >= STORE_TRIES:
+                    tries = f"The store takes others, and did not finish this record in {failures} tries"
+                    await self.set_aside(record, f"{tries}: {error}")
+                    return
 
-    async def _show_members(self, addressed: Addressed) -> None:
-        """Only where the members are whom the activity is for, and of the room that its scope names: a
-        merchant that is not under the organizer has given nobody."""
-        event_type = self._registry.get(addressed.activity.type)
-        if not (self._show and event_type and event_type.shown_to_members):
-            return
-        if addressed.rule in ("org", "merchant"):
-            await self._show(addressed.activity, addressed.rule)
+    async def set_aside(self, record: Record, reason: str) -> None:
+        """As a dead letter, which is not looked at any more; of a value that cannot be stored, the first
+        KEPT_BYTES. Raises StatementBlocked."""
+        for value in (record.value, record.value[:KEPT_BYTES]):
+            part = "" if value == record.value else f" Only the first {KEPT_BYTES} bytes of it are kept."
+            aside = set_aside(replace(record, value=value), reason + part)
+            try:
+                await self.attempt(self._keep, [aside])
+                return
+            except StatementBlocked:
+                raise
+            except (StatementFailed, StoreRejected) as error:
+                log.error("dead_letter_not_kept", position=str(record.position), why=str(error))
+        await self.until_available(self._keep, [set_aside(replace(record, value=b""), reason)])
 
-    def _count_untranslated(self, activity: Activity, rendered: Mapping[str, Rendered]) -> None:
-        for locale, text in rendered.items():
-            if text.locale != negotiate(locale):
-                self._metrics.untranslated.labels(activity.type, negotiate(locale)).inc()
+    async def until_available(self, call: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
+        """The call's result, however long the store is away."""
+        backoff = Backoff()
+        while True:
+            try:
+                result = await call(*arguments)
+            except StoreUnavailable as error:
+                self._is_away(error)
+                await backoff.pause()
+            else:
+                self._health.up("store")
+                return result
 
+    async def attempt(self, call: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
+        """The same; raises StatementFailed where the store takes another write after it."""
+        backoff = Backoff()
+        while True:
+            try:
+                result = await call(*arguments)
+            except StoreUnavailable as error:
+                if isinstance(error, StatementFailed) and await self._takes_writes():
+                    self._report_failed(error)
+                    raise
+                self._is_away(error)
+                await backoff.pause()
+            else:
+                self._health.up("store")
+                return result
 
-def render(renderer: Renderer, addressed: Addressed) -> Mapping[str, Rendered]:
-    """The content for each of the recipients' locales. Raises MessageRejected, and whatever an event type
-    of another package raises."""
-    return {locale: renderer.render(addressed.activity, locale) for locale in set(addressed.locales)}
+    async def _takes_writes(self) -> bool:
+        try:
+            await self.in_hand.touch()
+        except StoreUnavailable:
+            return False
+        return True
 
+    def _report_failed(self, error: StatementFailed) -> None:
+        self._metrics.store_retries.inc()
+        if isinstance(error, StatementBlocked):
+            self._health.report("store", str(error), BLOCKED_SHOWN_S)
+        else:
+            log.warning("statement_failed", why=str(error))
 
-def drafts_of(addressed: Addressed, rendered: Mapping[str, Rendered]) -> Iterator[Draft]:
-    activity = addressed.activity
-    for recipient_id, locale in zip(addressed.recipients, addressed.locales, strict=True):
-        text = rendered[locale]
-        yield Draft(
-            recipient_id=recipient_id,
-            activity_id=activity.id,
-            type=activity.type,
-            organizer_id=activity.organizer_id,
-            merchant_id=activity.merchant_id,
-            subject=activity.subject,
-            locale=text.locale,
-            content=text.content,
-            content_html=text.content_html,
-            action_url=text.action_url,
-            data=activity.data,
-        )
+    def _is_away(self, error: StoreUnavailable) -> None:
+        self._health.fail("store", str(error))
+        self._metrics.store_retries.inc()
 
+    async def _some(
+        self, records: Sequence[Record], progress: dict[Position, Progress]
+    ) -> Sequence[ProcessedRecord]:
+        return await self._keep(await self._processor.process(records, progress))
 
-def why(error: Exception) -> str:
-    """The sentence that a dead letter has, and a preview shows."""
-    if isinstance(error, MessageRejected | StoreRejected):
-        return str(error)
-    # A fault of ours must not stop the partition either; the letter can be replayed once mended.
-    log.error("activity_failed", exc_info=error)
-    return f"Internal error {type(error).__name__} while handling this message."
+    async def _one(self, record: Record, progress: Progress, begun: Begun) -> None:
+        await self._keep([await self._processor.process_alone(record, progress, begun)])
 
+    async def _keep(self, processed: Sequence[ProcessedRecord]) -> Sequence[ProcessedRecord]:
+        """May be repeated: dead letters and traces stay as they are."""
+        if not processed:
+            return processed
+        dead_letters = [each.dead_letter for each in processed if each.dead_letter is not None]
+        if dead_letters:
+            await self._dead_letters.add(dead_letters)
+        traces = await self._traces.add([each.trace for each in processed])
+        for trace in traces:
+            self._metrics.activities.labels(trace.outcome).inc()
+        self._report_conflicts([trace for trace in traces if trace.outcome == "conflict"])
+        return processed
 
-def _positions(chunk: Sequence[tuple[Record, Draft]], changes: Sequence[Created]) -> Iterator[Position]:
-    """Whose rows were written: the changes stand in the order of the drafts, some left out."""
-    left = iter(chunk)
-    for change in changes:
-        written = (change.notification.activity_id, change.recipient_id)
-        yield next(r.position for r, draft in left if (draft.activity_id, draft.recipient_id) == written)
-
-
-def _traced(addressed: Addressed, position: Position, outcome: Outcome, reason: str | None = None) -> Trace:
-    activity = addressed.activity
-    return Trace(
-        activity_id=activity.id,
-        position=str(position),
-        type=activity.type,
-        scope=activity.scope,
-        rule=addressed.rule,
-        recipients=len(addressed.recipients),
-        outcome=outcome,
-        reason=reason,
-    )
-
-
-def _set_aside(record: Record, reason: str, addressed: Addressed | None) -> Trace:
-    if addressed is not None:
-        return _traced(addressed, record.position, "dead_letter", reason)
-    activity_id, type = glimpse(record)
-    return Trace(activity_id, str(record.position), type, None, None, 0, "dead_letter", reason)
+    def _report_conflicts(self, conflicts: Sequence[Trace]) -> None:
+        """At most once a minute."""
+        self._conflicts += len(conflicts)
+        if conflicts and trio.current_time() >= self._report_conflicts_at:
+            last = conflicts[-1]
+            log.warning("conflicting_activities", many=self._conflicts, at=last.position, why=last.reason)
+            self._conflicts, self._report_conflicts_at = 0, trio.current_time() + CONFLICTS_LOGGED_EVERY_S

@@ -1,54 +1,65 @@
-"""Activity messages (CONTRACT §3): bytes in, a validated `Activity` or one sentence about what is wrong.
+"""Activity messages (CONTRACT §3): bytes in, a validated `Activity` or one sentence about the error.
 
-All input is hostile. What passes holds nothing that a store or an encoder refuses: no NUL, no lone
-surrogate, no number beyond 64 bits, no endless nesting."""
+All input is untrusted. An `Activity` has nothing that a store or an encoder refuses: no NUL, no lone
+surrogate (these are replaced), no unbounded number or nesting."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 import uuid
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
+from nx_signal.activities.envelope import BYTE_ORDER_MARK, foreign, opened
+from nx_signal.activities.identity import digest_of, identity
+from nx_signal.activities.limits import json_bytes
+from nx_signal.activities.repair import REPLACEMENT, repaired, slices, spelled
 from nx_signal.errors import MessageRejected
 from nx_signal.model import Activity, Json, Position, Record, Scope
+from nx_signal.model.json import JsonDecoder, TooDeep
 
 MAX_MESSAGE_BYTES = 1_048_576
 """Kafka's own default limit of a message."""
 MAX_ID_CHARS = 256
 """Ids are keys of indexes, and a UUID or a URN fits many times over."""
+MAX_SOURCE_CHARS = 2_048
+"""A URI reference."""
 MAX_RECIPIENTS = 10_000
 """One message is one unit of work; a larger audience is what the scopes `org` and `merchant` are for."""
 MAX_DEPTH = 64
-"""Levels of objects and lists: far below what JSON readers recurse to, far above what anybody sends."""
+"""Levels of objects and lists: far below where JSON parsers fail, far above real messages."""
 MAX_MESSAGES = 1_000
 """Messages in one body of POST /activities."""
-MAX_COMPLAINT_CHARS = 300
-"""A complaint is kept with the dead letter and may quote the message, hostile text included."""
-LEAST_INTEGER, LARGEST_INTEGER = -(2**63), 2**64 - 1
-"""What JSON encoders write without loss."""
+MAX_REASON_CHARS = 300
+"""The reason is kept with the dead letter and may quote the message."""
+MAX_EXPONENT = 308
+"""Of a number, as of a double. Also bounds the work of writing one out."""
+MAX_DECIMALS = 1_000
+_TOO_LARGE: int = 10 ** (MAX_EXPONENT + 1)
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 """Of moments; both leave room for any time zone's offset."""
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MOMENT = re.compile(r"[0-9W-]{8,10}([Tt ][0-9:.,]{2,18} ?([Zz]|[+-][0-9:]{2,8})?)?")
 _NO_POSITION = Position("unsent", 0, 0)
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
+Source = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownType:
-    """A message of an event type that nobody here renders: to be skipped and counted, no error."""
+    """A message of an event type that is not registered here: skipped and counted, not an error."""
 
     type: str
 
@@ -59,10 +70,11 @@ class _Typed(msgspec.Struct, rename="camel"):
 
 class _Identified(msgspec.Struct, rename="camel"):
     event_id: Id | None = None
+    event_source: Source | None = None
 
 
 class ActivityMessage(msgspec.Struct, rename="camel"):
-    """One activity (CONTRACT §3): what happened, and whom it concerns. Further fields are let through."""
+    """One activity (CONTRACT §3): what happened, and whom it concerns. Unknown fields are ignored."""
 
     event_type: Id
     recipient_scope: Scope
@@ -74,69 +86,94 @@ class ActivityMessage(msgspec.Struct, rename="camel"):
     recipient_ids: Annotated[list[Id], msgspec.Meta(max_length=MAX_RECIPIENTS)] | None = None
     data: dict[str, Json] | None = None
     event_id: Id | None = None
+    event_source: Source | None = None
     subject: Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)] | None = None
 
 
 S = TypeVar("S")
 
-_typed = msgspec.json.Decoder(_Typed)
-_identified = msgspec.json.Decoder(_Identified)
-_wire = msgspec.json.Decoder(ActivityMessage)
-_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 
-
-def decode(record: Record, known: Container[str]) -> Activity | UnknownType:
-    """The activity of a record, or `UnknownType` when its eventType is not in `known` (then nothing
-    else of it is validated).
-
-    Scope `merchant` without a merchantId and scope `users` without recipientIds are well-formed: they
-    name nobody. Raises MessageRejected."""
-    return _decode(record.value, record.position, record.headers, known)
-
-
-def glimpse(record: Record) -> tuple[str, str | None]:
-    """(activity id, eventType) of a record that `decode` does not take, as far as they can be read: its
-    position stands in for an id."""
-    event_id = _readable_id(record.value)
-    if event_id is None:
-        with contextlib.suppress(MessageRejected):
-            event_id = _header_id(record.headers)
+def number(text: str) -> Decimal:
+    """A fraction of JSON with all its digits, infinite where no decoder could hold it."""
     try:
-        type = _typed.decode(record.value).event_type
-    except (ValueError, RecursionError):
-        type = None
-    if type is not None and _UNSTORABLE.search(type):
-        type = None
-    return event_id or str(record.position), type
+        return Decimal(text)
+    except InvalidOperation:  # an exponent of many digits
+        return Decimal("Infinity")
 
 
-def check(value: bytes, known: Container[str] | None = None) -> None:
+_typed = JsonDecoder[_Typed](_Typed)
+_identified = JsonDecoder[_Identified](_Identified)
+_wire = JsonDecoder[ActivityMessage](ActivityMessage, float_hook=number)
+
+
+def decode(
+    record: Record, known: Container[str], notification_bytes: int | None = None
+) -> Activity | UnknownType:
+    """The activity of a record, or `UnknownType` when its eventType is not in `known` (then nothing
+    else of it is validated). `notification_bytes`: what its `data`, and its `actor`, may have as JSON.
+
+    Scope `merchant` without a merchantId and scope `users` without recipientIds are well-formed:
+    they name no recipients. Raises MessageRejected."""
+    return _decode(record.value, record.position, record.headers, known, notification_bytes)
+
+
+def best_effort_ids(record: Record) -> tuple[str, str | None]:
+    """(activity id, eventType) of a record that `decode` rejects, as far as they can be read; without an id,
+    its position."""
+    event_id, source = _readable_ids(record.value)
+    with contextlib.suppress(MessageRejected):
+        event_id = event_id or _header_id(record.headers)
+        source = source or _header_source(record.headers)
+    type = event_type_of(record.value)
+    return identity(event_id, source) if event_id else str(record.position), type
+
+
+def check(value: bytes, known: Container[str] | None = None, notification_bytes: int | None = None) -> None:
     """Would `decode` take this message? Raises MessageRejected. Without `known` every type is known."""
-    _decode(value, _NO_POSITION, {}, known)
+    _decode(value, _NO_POSITION, {}, known, notification_bytes)
 
 
-def split(body: bytes, known: Container[str] | None = None) -> list[tuple[str, bytes]]:
+def split(
+    body: bytes, known: Container[str] | None = None, notification_bytes: int | None = None
+) -> list[tuple[str, bytes]]:
     """(event id, message) for each message of a body that holds one, or a list of at most 1,000.
 
-    Each is checked as by `check`, and is a slice of the body as it stands; an eventId that is absent is
-    made up here, and is then in the pair alone. Raises MessageRejected, naming the index in a list."""
+    Each is checked as by `check`, and is a slice of the body as it stands; an absent eventId is
+    generated here, and is then in the pair alone. Raises MessageRejected, naming the index in a list."""
+    body = body.removeprefix(BYTE_ORDER_MARK)
     if not body.lstrip(b" \t\r\n").startswith(b"["):
-        check(body, known)
+        check(body, known, notification_bytes)
         return [(_event_id(body), body)]
-    messages = _parse(_raw_list, body)
+    messages = _parse(slices, body)
     if len(messages) > MAX_MESSAGES:
         raise rejected(f"message: a list of at most {MAX_MESSAGES} is taken, this has {len(messages)}.")
     pairs = []
-    for index, raw in enumerate(messages):
-        message = bytes(raw)
+    for index, message in enumerate(messages):
         try:
-            check(message, known)
+            check(message, known, notification_bytes)
         except MessageRejected as error:
             text = str(error)
             rest = text.removeprefix("message") if text.startswith("message") else "." + text
             raise rejected(f"[{index}]{rest}") from None
         pairs.append((_event_id(message), message))
     return pairs
+
+
+def event_type_of(message: bytes) -> str | None:
+    """As far as it can be read."""
+    try:
+        return _typed.decode(opened(repaired(message)[0])).event_type
+    except (MessageRejected, msgspec.DecodeError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def unknown_type(type: str, known: frozenset[str]) -> str:
+    """A sentence about a type that is not among the known ones, with the one that may be meant."""
+    names = {name.casefold(): name for name in sorted(known)}
+    near = get_close_matches(type.casefold(), names, 1)
+    meant = f"; the nearest that is known is {names[near[0]]}" if near else ""
+    return str(rejected(f"The event type {type} is not known here{meant}."))
 
 
 def moment(text: str, field: str) -> datetime:
@@ -154,7 +191,7 @@ def moment(text: str, field: str) -> datetime:
 
 
 def readable(error: msgspec.ValidationError, root: str = "") -> MessageRejected:
-    """msgspec's complaint as a sentence that begins with the field; `root` names what was validated."""
+    """msgspec's error as a sentence that begins with the field; `root` names what was validated."""
     text, _, path = str(error).partition(" - at `$")
     field = (root + path.rstrip("`").replace("[...]", "")).lstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
@@ -167,21 +204,36 @@ def readable(error: msgspec.ValidationError, root: str = "") -> MessageRejected:
 def rejected(text: str) -> MessageRejected:
     """A MessageRejected whose text can itself be stored and logged, whatever it quotes."""
     text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-    return MessageRejected(text if len(text) <= MAX_COMPLAINT_CHARS else text[:MAX_COMPLAINT_CHARS] + "…")
+    return MessageRejected(text if len(text) <= MAX_REASON_CHARS else text[:MAX_REASON_CHARS] + "…")
 
 
 def _decode(
-    value: bytes, position: Position, headers: Mapping[str, bytes], known: Container[str] | None
+    value: bytes,
+    position: Position,
+    headers: Mapping[str, bytes],
+    known: Container[str] | None,
+    notification_bytes: int | None,
 ) -> Activity | UnknownType:
     if len(value) > MAX_MESSAGE_BYTES:
         raise rejected(f"message must be at most {MAX_MESSAGE_BYTES} bytes, not {len(value)}.")
-    event_type = _parse(_typed, value).event_type
-    _storable({"eventType": event_type})
+    sent = value
+    value, replaced = repaired(sent)
+    value = opened(value)
+    try:
+        event_type = _parse(_typed.decode, value).event_type
+    except MessageRejected as error:
+        raise rejected(foreign(sent) or str(error)) from None
     if known is not None and event_type not in known:
         return UnknownType(event_type)
-    wire = _parse(_wire, value)
+    wire = _parse(_wire.decode, value)
+    event_id, source = _readable_ids(sent) if replaced else (wire.event_id, wire.event_source)
+    given_id = event_id or _header_id(headers)
+    source = source or _header_source(headers)
     activity = Activity(
-        id=wire.event_id or _header_id(headers) or str(position),
+        id=identity(given_id, source) if given_id else str(position),
+        given_id=given_id,
+        source=source,
+        digest=digest_of(value),
         type=event_type,
         scope=wire.recipient_scope,
         actor_id=wire.actor_id,
@@ -192,77 +244,78 @@ def _decode(
         data=wire.data or {},
         subject=wire.subject or None,
         occurred_at=moment(wire.occurred_at, "occurredAt"),
+        replaced=replaced,
     )
-    _storable(
-        {
-            "actorId": wire.actor_id,
-            "organizerId": wire.organizer_id,
-            "merchantId": wire.merchant_id,
-            "eventId": wire.event_id,
-            "subject": wire.subject,
-            "recipientIds": wire.recipient_ids,
-            "actor": wire.actor,
-            "data": wire.data,
-        }
-    )
-    return activity
+    if replaced:
+        _require_scope(activity)
+    _require_bounded({"actor": wire.actor, "data": wire.data})
+    if notification_bytes is None:
+        return activity
+    json_bytes("actor", activity.actor, notification_bytes)
+    return replace(activity, data_bytes=json_bytes("data", activity.data, notification_bytes))
 
 
-def _parse(decoder: msgspec.json.Decoder[S], value: bytes) -> S:
+def _require_scope(activity: Activity) -> None:
+    """An id with a replaced character has no members: the activity would go to the actor, unnoticed."""
+    named = {"org": (activity.organizer_id,), "merchant": (activity.organizer_id, activity.merchant_id)}
+    for field, id in zip(("organizerId", "merchantId"), named.get(activity.scope, ()), strict=False):
+        if REPLACEMENT in (id or ""):
+            raise rejected(f"{field} must hold no NUL character, half of a surrogate pair or invalid UTF-8.")
+
+
+def _parse(decode: Callable[[bytes], S], value: bytes) -> S:
     try:
-        return decoder.decode(value)
+        return decode(value)
     except msgspec.ValidationError as error:
         if "out of range" in str(error):
-            _name_the_culprit(value)
+            _raise_with_field(value)
         raise readable(error) from None
-    except RecursionError:
+    except TooDeep:
         raise _too_deep("message") from None
-    except UnicodeDecodeError:
-        raise rejected("message: not UTF-8.") from None
     except ValueError as error:  # msgspec.DecodeError is one
-        _name_the_culprit(value)
+        _raise_with_field(value)
         raise rejected(f"message: not JSON ({error}).") from None
 
 
-def _name_the_culprit(value: bytes) -> None:
+def _raise_with_field(value: bytes) -> None:
     """Raise MessageRejected with the field's name where the standard library can read what msgspec
-    refuses without naming it: lone surrogates, and numbers that are not finite."""
+    refuses without naming it: numbers of thousands of digits, and those that are not finite."""
     try:
-        parsed = json.loads(value)
+        parsed = json.loads(value, parse_int=number, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError):
         return
-    _storable([parsed] if not isinstance(parsed, (dict, list)) else parsed)
+    _require_bounded([parsed] if not isinstance(parsed, (dict, list)) else parsed)
 
 
 _Path: TypeAlias = "tuple[_Path | None, str | int] | None"
-"""A linked path: joined only for a complaint, so that hostile keys cost nothing until then."""
+"""A linked path: joined only for an error, so that other messages do not pay for it."""
 
 
-def _storable(whole: dict[str, Json] | list[Json]) -> None:
-    """Raise MessageRejected, naming the field, unless every store and encoder takes all that is in it."""
+def _require_bounded(whole: dict[str, Json] | list[Json]) -> None:
+    """Raise MessageRejected, naming the field, for a number beyond the bounds or too many levels."""
     todo: list[tuple[_Path, dict[str, Json] | list[Json], int]] = [(None, whole, 0)]
     while todo:
         path, container, depth = todo.pop()
         if depth > MAX_DEPTH:
             raise _too_deep(_join(path))
-        if isinstance(container, dict):
-            for key in container:
-                if found := _UNSTORABLE.search(key):
-                    raise rejected(f"{_join(path)}: its keys {_must_not_hold(found[0])}.")
         parts = container.items() if isinstance(container, dict) else enumerate(container)
         for step, part in parts:
             kind = type(part)
-            if kind is str:
-                if found := _UNSTORABLE.search(part):
-                    raise rejected(f"{_join((path, step))} {_must_not_hold(found[0])}.")
-            elif kind is int:
-                if not LEAST_INTEGER <= part <= LARGEST_INTEGER:
-                    raise rejected(f"{_join((path, step))} must be a number within 64 bits.")
-            elif kind is float:
-                if not math.isfinite(part):
-                    raise rejected(f"{_join((path, step))} must be a finite number.")
+            if kind is int or kind is Decimal:
+                if not _bounded(part):
+                    raise rejected(
+                        f"{_join((path, step))} must be a number below 1e{MAX_EXPONENT + 1} "
+                        f"with at most {MAX_DECIMALS} decimals."
+                    )
             elif kind is dict or kind is list:
                 todo.append(((path, step), part, depth + 1))
+
+
+def _bounded(number: int | Decimal) -> bool:
+    if isinstance(number, int):
+        return -_TOO_LARGE < number < _TOO_LARGE
+    exponent = number.as_tuple().exponent  # a letter where it is not finite
+    return isinstance(exponent, int) and exponent >= -MAX_DECIMALS and number.adjusted() <= MAX_EXPONENT
 
 
 def _join(path: _Path) -> str:
@@ -273,37 +326,38 @@ def _join(path: _Path) -> str:
     return "".join(reversed(parts)).lstrip(".") or "message"
 
 
-def _must_not_hold(character: str) -> str:
-    return "must hold no " + ("NUL character" if character == "\0" else "half of a surrogate pair")
-
-
 def _too_deep(field: str) -> MessageRejected:
     return rejected(f"{field}: nested deeper than {MAX_DEPTH} levels.")
 
 
 def _header_id(headers: Mapping[str, bytes]) -> str | None:
-    raw = headers.get("ce_id")
+    return _header(headers, "ce_id", MAX_ID_CHARS)
+
+
+def _header_source(headers: Mapping[str, bytes]) -> str | None:
+    return _header(headers, "ce_source", MAX_SOURCE_CHARS)
+
+
+def _header(headers: Mapping[str, bytes], name: str, limit: int) -> str | None:
+    raw = headers.get(name)
     if not raw:
         return None
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise rejected("header ce_id must be UTF-8.") from None
-    if len(text) > MAX_ID_CHARS:
-        raise rejected(f"header ce_id must be at most {MAX_ID_CHARS} characters.")
-    _storable({"header ce_id": text})
+    text = raw.decode(errors="backslashreplace").replace("\0", "\\u0000")
+    if len(text) > limit:
+        raise rejected(f"header {name} must be at most {limit} characters.")
     return text
 
 
 def _event_id(message: bytes) -> str:
     """Of a message that `check` took; one of an unknown type may still hold anything there."""
-    return _readable_id(message) or str(uuid.uuid4())
+    return _readable_ids(message)[0] or str(uuid.uuid4())
 
 
-def _readable_id(message: bytes) -> str | None:
-    """The eventId, None where there is none that can be an id."""
+def _readable_ids(message: bytes) -> tuple[str | None, str | None]:
+    """The eventId and the eventSource; None where there is none that can be one. What no store holds is
+    spelled in them."""
     try:
-        event_id = _identified.decode(message).event_id
-    except (ValueError, RecursionError):
-        return None
-    return event_id if event_id and not _UNSTORABLE.search(event_id) else None
+        found = _identified.decode(opened(spelled(message)))
+    except (MessageRejected, msgspec.DecodeError):
+        return None, None
+    return found.event_id, found.event_source

@@ -1,19 +1,22 @@
-"""Who would get what, in which language: an activity taken through the pipeline's steps up to the drafts.
-Nothing is written."""
+"""Preview of an activity: its recipients, and the content in each of their languages. The pipeline's steps up
+to the drafts; nothing is written."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, TypeAlias
 
 from nx_signal.activities.content import Rendered, Renderer
-from nx_signal.activities.handling import drafts_of, render, why
+from nx_signal.activities.drafts import drafts_of, render
+from nx_signal.activities.limits import NOTIFICATION_BYTES, stored_bytes
 from nx_signal.activities.message import UnknownType, decode, rejected
-from nx_signal.activities.recipients import address, locales_of
+from nx_signal.activities.outcome import failure_reason
+from nx_signal.activities.recipients import find_recipients, resolve
 from nx_signal.activities.registry import Registry
 from nx_signal.model import Activity, Position, Record, Rule, Scope
-from nx_signal.ports import Directory
+from nx_signal.store import Directory
 
 MAX_SHOWN = 1_000
 """Recipients in one answer."""
@@ -26,7 +29,7 @@ _NO_ORGANIZER = ""
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """`locale` is the one that the content would be written in; `locale_from` says whose it is."""
+    """`locale` is the one that the content would be written in; `locale_from` is where it is set."""
 
     recipient_id: str
     locale: str
@@ -50,32 +53,40 @@ class Previewed:
 
     @property
     def known(self) -> bool:
-        """False: the type is not known here, and the message would be skipped."""
+        """False: the type is not registered, and the message would be skipped."""
         return self.rule is not None
 
 
 class Preview:
-    def __init__(self, registry: Registry, renderer: Renderer, directory: Directory) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        renderer: Renderer,
+        directory: Directory,
+        notification_bytes: int = NOTIFICATION_BYTES,
+    ) -> None:
         self._registry = registry
         self._renderer = renderer
         self._directory = directory
+        self._notification_bytes = notification_bytes
 
     async def preview(self, message: bytes) -> Previewed:
-        """Raises MessageRejected with the sentence that its dead letter would have."""
-        activity = decode(Record(_UNSENT, None, message), self._registry.names)
+        """Raises MessageRejected with the text that the dead letter would have."""
+        activity = decode(Record(_UNSENT, None, message), self._registry.names, self._notification_bytes)
         if isinstance(activity, UnknownType):
-            text = "Nobody here knows this event type: the message would be skipped."
+            text = "This event type is not known here: the message would be skipped."
             return Previewed(None, activity.type, None, None, text, (), 0, {})
-        (addressed,) = await address(self._directory, [activity])
+        (resolved,) = await resolve(self._directory, await find_recipients(self._directory, [activity]))
         try:
-            rendered = render(self._renderer, addressed)
+            rendered = render(self._renderer, resolved)
+            stored_bytes(activity, rendered, self._notification_bytes)
         except Exception as error:
-            raise rejected(why(error)) from error
-        shown = list(drafts_of(addressed, rendered))[:MAX_SHOWN]
+            raise rejected(failure_reason(error)) from error
+        shown = list(islice(drafts_of(resolved, rendered), MAX_SHOWN))
         organizer = activity.organizer_id
         users = [draft.recipient_id for draft in shown]
-        known = await locales_of(
-            self._directory, [(user, each) for user in users for each in (organizer, _NO_ORGANIZER)]
+        known = await self._directory.locales(
+            [(user, each) for user in users for each in (organizer, _NO_ORGANIZER)]
         )
         readers = []
         for draft in shown:
@@ -86,13 +97,13 @@ class Preview:
                 locale_from = "organizer"
             readers.append(Reader(user, draft.locale, locale_from))  # type: ignore[arg-type]
         return Previewed(
-            event_id=None if activity.id == str(_UNSENT) else activity.id,
+            event_id=activity.given_id,
             type=activity.type,
             scope=activity.scope,
-            rule=addressed.rule,
-            why=reason_of(activity, addressed.rule),
+            rule=resolved.rule,
+            why=reason_of(activity, resolved.rule),
             recipients=tuple(readers),
-            total=len(addressed.recipients),
+            total=len(resolved.recipients),
             renderings={text.locale: text for text in rendered.values()},
         )
 
@@ -108,11 +119,17 @@ def reason_of(activity: Activity, rule: Rule) -> str:
         case "users":
             return "Named in recipientIds."
         case "actor":
-            nobody = {
-                "org": f"organizer {organizer} has no members",
-                "merchant": f"merchant {merchant} of organizer {organizer} has no members"
-                if merchant
-                else "the message names no merchant",
-                "users": "recipientIds names nobody",
-            }
-            return f"The actor, because {nobody[activity.scope]}."
+            return f"The actor, because {reason_of_actor(activity.scope, organizer, merchant)}."
+
+
+def reason_of_actor(scope: Scope, organizer: str, merchant: str | None) -> str:
+    """Why the scope has no recipients."""
+    match scope:
+        case "org":
+            return f"organizer {organizer} has no members"
+        case "merchant" if merchant:
+            return f"merchant {merchant} of organizer {organizer} has no members"
+        case "merchant":
+            return "the message names no merchant"
+        case _:
+            return "recipientIds names nobody"

@@ -1,39 +1,46 @@
-"""Dead letters, handled again: as their first success would have been, once."""
+"""Replays of dead letters: the rows are those that a first success would have left."""
 
 from __future__ import annotations
 
-from nx_signal.activities.handling import Handling
+import trio
+
+from nx_signal.activities.processor import ActivityProcessor, Progress
 from nx_signal.errors import MessageRejected
 from nx_signal.model import Record, Trace
-from nx_signal.ports import Database
+from nx_signal.store import DeadLetters, Traces
 from nx_signal.telemetry.metrics import Metrics
 
 
 class Replay:
-    def __init__(self, handling: Handling, database: Database, metrics: Metrics) -> None:
-        self._handling = handling
-        self._database = database
+    def __init__(
+        self, processor: ActivityProcessor, dead_letters: DeadLetters, traces: Traces, metrics: Metrics
+    ) -> None:
+        self._processor = processor
+        self._dead_letters = dead_letters
+        self._traces = traces
         self._metrics = metrics
 
     async def replay(self, id: int) -> Trace | None:
-        """What became of the letter's record, under its own eventId or original position; None where there
-        is no such letter. The letter is removed once the rows are durable; until then all of this may be
-        repeated. Raises MessageRejected when it fails again: the letter stays, and says the new reason."""
-        letters = self._database.dead_letters
-        letter = await letters.get(id)
-        if letter is None:
+        """The trace of the dead letter's record, under its own eventId or original position; None where no
+        dead letter has this id.
+
+        The dead letter is removed once the rows are durable; until then all of this may be repeated. Raises
+        MessageRejected when it fails again: the dead letter stays, with the new reason."""
+        dead_letter = await self._dead_letters.get(id)
+        if dead_letter is None:
             return None
-        record = Record(letter.position, letter.key, letter.value, letter.headers)
-        (handled,) = await self._handling.handle([record], set())
-        trace = handled.trace
+        record = Record(dead_letter.position, dead_letter.key, dead_letter.value, dead_letter.headers)
+        processed = await self._processor.process([record], {}) or [
+            await self._processor.process_alone(record, Progress(), trio.lowlevel.checkpoint)
+        ]
+        (trace,) = await self._traces.add([processed[0].trace])
         self._metrics.activities.labels(trace.outcome).inc()
-        await self._database.traces.add([trace])
         if trace.outcome == "dead_letter":
-            await letters.set_error(id, trace.reason or "")
+            await self._dead_letters.set_error(id, trace.reason or "")
             raise MessageRejected(trace.reason or "")
-        if trace.outcome == "unknown_type":  # it would be skipped, and gone
+        if trace.outcome == "unknown_type":  # it would be skipped, and lost
             error = f"eventType {trace.type} is not known here."
-            await letters.set_error(id, error)
+            await self._dead_letters.set_error(id, error)
             raise MessageRejected(error)
-        await letters.remove(id)
+        await self._dead_letters.remove(id)
         return trace

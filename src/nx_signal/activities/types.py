@@ -5,19 +5,25 @@ is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
+from nx_signal.activities.event_type import (
+    Amount,
+    EventType,
+    Message,
+    MessageArguments,
+    Value,
+    money,
+    one_line,
+)
 from nx_signal.activities.message import moment
-from nx_signal.activities.registry import EventType, Message, Phrase, Value, money, one_line
-from nx_signal.model import Activity
+from nx_signal.model import Activity, Json
 
-Amount: TypeAlias = int | float | str
-"""a number or a numeral"""
 Label: TypeAlias = str | int
-"""what a service numbers or names its things with"""
+"""a number or a name that a service identifies something by"""
 
 
 class Payment(msgspec.Struct):
@@ -37,16 +43,20 @@ class PaymentSuccess(EventType[PaymentData]):
     name = "PAYMENT_SUCCESS"
     schema = PaymentData
     messages = (PLAIN, SUBJECT)
+    examples = (
+        {"payment": {"amount": 1250000}},
+        {"payment": {"subject": "Order 42", "amount": "19.90", "currency": "USD"}},
+    )
 
-    def phrase(self, data: PaymentData, activity: Activity) -> Phrase:
+    def message_arguments(self, data: PaymentData, activity: Activity) -> MessageArguments:
         payment = data.payment
         values: dict[str, Value] = {
             "amount": money(payment.amount, payment.currency, "data.payment.amount"),
             "when": activity.occurred_at,
         }
         if subject := one_line(payment.subject):
-            return Phrase(self.SUBJECT, values | {"subject": subject})
-        return Phrase(self.PLAIN, values)
+            return MessageArguments(self.SUBJECT, values | {"subject": subject})
+        return MessageArguments(self.PLAIN, values)
 
 
 class Order(msgspec.Struct):
@@ -69,8 +79,14 @@ class OrderCompleted(EventType[OrderData]):
     name = "ORDER_COMPLETED"
     schema = OrderData
     messages = (PLAIN, TOTAL, ORDER, ORDER_TOTAL)
+    examples = (
+        {},
+        {"order": {"total": 1250000}},
+        {"order": {"number": 42}},
+        {"order": {"id": "A-42", "total": "19.90", "currency": "USD"}},
+    )
 
-    def phrase(self, data: OrderData, activity: Activity) -> Phrase:
+    def message_arguments(self, data: OrderData, activity: Activity) -> MessageArguments:
         order = data.order or Order()
         values: dict[str, Value] = {"when": activity.occurred_at}
         if label := one_line(order.number) or one_line(order.id):
@@ -78,8 +94,8 @@ class OrderCompleted(EventType[OrderData]):
         if order.total is not None:
             values["total"] = money(order.total, order.currency, "data.order.total")
         if label:
-            return Phrase(self.ORDER if order.total is None else self.ORDER_TOTAL, values)
-        return Phrase(self.PLAIN if order.total is None else self.TOTAL, values)
+            return MessageArguments(self.ORDER if order.total is None else self.ORDER_TOTAL, values)
+        return MessageArguments(self.PLAIN if order.total is None else self.TOTAL, values)
 
 
 class Inquiry(msgspec.Struct):
@@ -101,16 +117,22 @@ class InquirySubmitted(EventType[InquiryData]):
     name = "INQUIRY_SUBMITTED"
     schema = InquiryData
     messages = (PLAIN, NAME, TOPIC, NAME_TOPIC)
-    shown_to_members = True
+    examples = (
+        {},
+        {"inquiry": {"name": "Lan"}},
+        {"inquiry": {"message": "Do you open on Sunday?"}},
+        {"inquiry": {"name": "Lan", "subject": "Opening hours"}},
+    )
+    pushed_to_members = True
 
-    def phrase(self, data: InquiryData, activity: Activity) -> Phrase:
+    def message_arguments(self, data: InquiryData, activity: Activity) -> MessageArguments:
         inquiry = data.inquiry or Inquiry()
         name, topic = one_line(inquiry.name), one_line(inquiry.subject) or one_line(inquiry.message)
         if name and topic:
-            return Phrase(self.NAME_TOPIC, {"name": name, "topic": topic})
+            return MessageArguments(self.NAME_TOPIC, {"name": name, "topic": topic})
         if name:
-            return Phrase(self.NAME, {"name": name})
-        return Phrase(self.TOPIC, {"topic": topic}) if topic else Phrase(self.PLAIN, {})
+            return MessageArguments(self.NAME, {"name": name})
+        return MessageArguments(self.TOPIC, {"topic": topic}) if topic else MessageArguments(self.PLAIN, {})
 
 
 class Device(msgspec.Struct):
@@ -123,6 +145,12 @@ class DeviceData(msgspec.Struct):
     since: str | None = None
 
 
+DEVICE_EXAMPLES: Sequence[Mapping[str, Json]] = (
+    {},
+    {"device": {"name": "POS 1"}, "since": "2026-01-01T09:30:00Z"},
+)
+
+
 class DeviceOffline(EventType[DeviceData]):
     PLAIN = Message("device_offline.plain", ("when",))
     DEVICE = Message("device_offline.device", ("device", "when"))
@@ -130,9 +158,10 @@ class DeviceOffline(EventType[DeviceData]):
     name = "DEVICE_OFFLINE"
     schema = DeviceData
     messages = (PLAIN, DEVICE)
+    examples = DEVICE_EXAMPLES
 
-    def phrase(self, data: DeviceData, activity: Activity) -> Phrase:
-        return _device_phrase(self.PLAIN, self.DEVICE, data, activity)
+    def message_arguments(self, data: DeviceData, activity: Activity) -> MessageArguments:
+        return _device_arguments(self.PLAIN, self.DEVICE, data, activity)
 
 
 class DeviceOnline(EventType[DeviceData]):
@@ -142,17 +171,20 @@ class DeviceOnline(EventType[DeviceData]):
     name = "DEVICE_ONLINE"
     schema = DeviceData
     messages = (PLAIN, DEVICE)
+    examples = DEVICE_EXAMPLES
 
-    def phrase(self, data: DeviceData, activity: Activity) -> Phrase:
-        return _device_phrase(self.PLAIN, self.DEVICE, data, activity)
+    def message_arguments(self, data: DeviceData, activity: Activity) -> MessageArguments:
+        return _device_arguments(self.PLAIN, self.DEVICE, data, activity)
 
 
-def _device_phrase(plain: Message, named: Message, data: DeviceData, activity: Activity) -> Phrase:
+def _device_arguments(
+    plain: Message, named: Message, data: DeviceData, activity: Activity
+) -> MessageArguments:
     device = data.device or Device()
     when = moment(data.since, "data.since") if data.since else activity.occurred_at
     if label := one_line(device.name) or one_line(device.id):
-        return Phrase(named, {"device": label, "when": when})
-    return Phrase(plain, {"when": when})
+        return MessageArguments(named, {"device": label, "when": when})
+    return MessageArguments(plain, {"when": when})
 
 
 SHIPPED: Sequence[EventType[Any]] = (

@@ -1,10 +1,10 @@
-"""`nx-signal audit`: do the counts and revisions of all inboxes agree with their rows and logs?"""
+"""`nx-signal audit`: compare the counts and revisions of all inboxes with their rows and logs."""
 
 from __future__ import annotations
 
 import trio
 
-from nx_signal.cli.database import open_database
+from nx_signal.backends import open_database
 from nx_signal.config import Settings
 from nx_signal.errors import SignalError
 
@@ -30,7 +30,7 @@ async def _audit(settings: Settings) -> None:
         await database.check()
         after: str | None = ""
         while after is not None:
-            audit = await database.upkeep.audit(after, PORTION_INBOXES, PORTION_ROWS)
+            audit = await database.maintenance.audit(after, PORTION_INBOXES, PORTION_ROWS)
             inboxes, rows, after = inboxes + audit.inboxes, rows + audit.rows, audit.next_after
             for drift in audit.drifts:
                 differences += 1
@@ -38,7 +38,7 @@ async def _audit(settings: Settings) -> None:
                 if differences <= SHOWN:
                     print(
                         f"{drift.recipient_id!r}: {drift.what} is {drift.held}, "
-                        f"the rows and the log say {drift.counted}"
+                        f"the rows and the log give {drift.counted}"
                     )
     if differences > SHOWN:
         print(f"… and {differences - SHOWN:,} more")

@@ -1,5 +1,5 @@
-"""`nx-signal dead-letters`: look at what could not be handled, handle it again, or throw it away. Works on
-the store itself, whether or not a server runs."""
+"""`nx-signal dead-letters`: list, show, replay or discard. Works on the store directly, with or without a
+running server."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from functools import partial
 
 import trio
 
-from nx_signal.cli.database import open_database
+from nx_signal.backends import open_database
 from nx_signal.config import Settings
 from nx_signal.errors import MessageRejected, SignalError
 from nx_signal.model import Json
-from nx_signal.ports import Database
+from nx_signal.model.terminal import visible, visible_json
+from nx_signal.store import Database
 
 PORTION = 10
-"""Letters in memory at once: each may hold a megabyte."""
+"""Dead letters in memory at once: each may hold a megabyte."""
 
 
 def run(settings: Settings, verb: str, id: int, limit: int) -> None:
-    """`id` is of show, replay and discard; `limit` of list."""
+    """`id` is for show, replay and discard; `limit` is for list."""
     match verb:
         case "list":
             work = partial(_list, limit)
@@ -43,57 +44,57 @@ def run(settings: Settings, verb: str, id: int, limit: int) -> None:
 async def _list(limit: int, database: Database) -> None:
     before_id, left = None, limit
     while left > 0:
-        letters = await database.dead_letters.page(min(PORTION, left), before_id)
-        if not letters:
+        page = await database.dead_letters.page(min(PORTION, left), before_id)
+        if not page:
             break
-        for letter in letters:
-            print(letter.id, _stamp(letter.created_at), letter.position, _one_line(letter.error), sep="\t")
-        before_id, left = letters[-1].id, left - len(letters)
+        for each in page:
+            position, error = visible(str(each.position)), visible(each.error)
+            print(each.id, _timestamp(each.created_at), position, error, sep="\t")
+        before_id, left = page[-1].id, left - len(page)
     if before_id is None:
         print("There are no dead letters.", file=sys.stderr)
 
 
 async def _show(id: int, database: Database) -> None:
-    letter = await database.dead_letters.get(id)
-    if letter is None:
+    found = await database.dead_letters.get(id)
+    if found is None:
         raise _absent(id)
     shown = {
-        "id": str(letter.id),
-        "position": str(letter.position),
-        "createdAt": _stamp(letter.created_at),
-        "error": letter.error,
-        "key": None if letter.key is None else _legible(letter.key.encode("utf-8", "surrogatepass")),
-        "headers": {_one_line(name): _legible(value) for name, value in letter.headers.items()},
-        "value": _legible(letter.value),
+        "id": str(found.id),
+        "position": str(found.position),
+        "createdAt": _timestamp(found.created_at),
+        "error": found.error,
+        "key": None if found.key is None else _legible(found.key.encode("utf-8", "surrogatepass")),
+        "headers": {visible(name): _legible(value) for name, value in found.headers.items()},
+        "value": _legible(found.value),
     }
-    text = json.dumps(shown, ensure_ascii=False, indent=2)
-    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+    print(visible_json(json.dumps(shown, ensure_ascii=False, indent=2)))
 
 
 async def _replay(settings: Settings, id: int, database: Database) -> None:
+    from nx_signal.activities.compose import compose_activities
     from nx_signal.activities.content import Renderer
-    from nx_signal.activities.handling import Handling
-    from nx_signal.activities.registry import Registry
-    from nx_signal.activities.replay import Replay
+    from nx_signal.activities.loader import discover
     from nx_signal.telemetry.metrics import Metrics
 
-    registry, metrics = Registry.discover(), Metrics()
-    handling = Handling(
+    registry = discover()
+    activities = compose_activities(
+        database=database,
         registry=registry,
         renderer=Renderer(registry, settings.time_zone),
-        database=database,
         announce=lambda changes: None,  # the servers' sweep finds the rows
-        metrics=metrics,
+        metrics=Metrics(),
+        notification_bytes=settings.notification_bytes,
     )
     try:
-        trace = await Replay(handling, database, metrics).replay(id)
+        trace = await activities.replay.replay(id)
     except MessageRejected as error:
         raise MessageRejected(f"{id} failed again and stays: {error}") from None
     if trace is None:
         raise _absent(id)
     many = "1 recipient" if trace.recipients == 1 else f"{trace.recipients} recipients"
     already = "; their notifications were there already" if trace.outcome == "duplicate" else ""
-    print(f"Replayed activity {_one_line(trace.activity_id)} for {many}{already}.")
+    print(f"Replayed activity {visible(trace.activity_id)} for {many}{already}.")
 
 
 async def _discard(id: int, database: Database) -> None:
@@ -103,11 +104,11 @@ async def _discard(id: int, database: Database) -> None:
 
 
 def _absent(id: int) -> SignalError:
-    return SignalError(f"There is no dead letter {id}; see nx-signal dead-letters list.")
+    return SignalError(f"The dead letter {id} does not exist; see nx-signal dead-letters list.")
 
 
 def _legible(value: bytes) -> Json:
-    """The text; what is no UTF-8 as base64."""
+    """The text; base64 where it is not UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -116,10 +117,5 @@ def _legible(value: bytes) -> Json:
         return {"base64": b64encode(value).decode()}
 
 
-def _one_line(text: str) -> str:
-    """Hostile text as a terminal may show it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _stamp(moment: datetime | None) -> str:
+def _timestamp(moment: datetime | None) -> str:
     return "" if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

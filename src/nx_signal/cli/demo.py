@@ -1,4 +1,4 @@
-"""`nx-signal demo`: a server, a small shop and five people at their sockets, in one terminal."""
+"""`nx-signal demo`: a server with a small shop and five connected users, in one terminal."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pathlib import Path
 import trio
 
 from nx_signal import service
-from nx_signal.cli.database import open_database
+from nx_signal.backends import open_database
 from nx_signal.cli.token import mint
-from nx_signal.client.rest import BASE, open_rest
+from nx_signal.client.rest import BASE, Rest, RestUnavailable, open_rest
 from nx_signal.client.stream import Stream, StreamClosed, open_stream
 from nx_signal.config import Settings
 from nx_signal.model import Json, Member, Organizer, Roster
-from nx_signal.stream.topics import CREATED
+from nx_signal.model.wire import CREATED
 
 PAUSE_S = 2.5
 """Between two activities: time to read one."""
@@ -44,7 +44,7 @@ class Person:
     merchant: str | None
     role: str
     locale: str | None
-    """None reads what the organizer reads"""
+    """None: the organizer's"""
     colour: int
     """ANSI"""
 
@@ -62,9 +62,9 @@ LANGUAGES = {"en": "English", "vi": "Vietnamese"}
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something in the shop: how the demo tells it, and the message that says it (CONTRACT §3)."""
+    """An event in the shop: the line that is printed, and the fields of its message (CONTRACT §3)."""
 
-    told: str
+    text: str
     type: str
     scope: str
     actor: str
@@ -74,7 +74,7 @@ class Happening:
 
 
 def happenings() -> Iterator[Happening]:
-    """A payment in each shop, an order, an inquiry to everybody, a word to one; over and over."""
+    """A payment in each shop, an order, an inquiry to all members, a refund to one; repeated."""
     for number in itertools.count(1):
         yield Happening(
             "An pays 45,000 VND for jasmine tea in the Hanoi shop",
@@ -93,7 +93,7 @@ def happenings() -> Iterator[Happening]:
             SAIGON,
         )
         yield Happening(
-            "Chi asks all of Lotus Tea about a wedding for 80 guests",
+            "Chi sends all of Lotus Tea an inquiry about a wedding for 80 guests",
             "INQUIRY_SUBMITTED",
             "org",
             "Chi",
@@ -127,7 +127,7 @@ def roster() -> Roster:
 
 def message(happening: Happening) -> dict[str, Json]:
     actor_id = happening.actor.lower().replace(" ", "-")
-    said: dict[str, Json] = {
+    fields: dict[str, Json] = {
         "eventId": str(uuid.uuid4()),
         "eventType": happening.type,
         "recipientScope": happening.scope,
@@ -138,14 +138,14 @@ def message(happening: Happening) -> dict[str, Json]:
         "occurredAt": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
     if happening.merchant is not None:
-        said["merchantId"] = happening.merchant
+        fields["merchantId"] = happening.merchant
     if happening.recipients:
-        said["recipientIds"] = list(happening.recipients)
-    return said
+        fields["recipientIds"] = list(happening.recipients)
+    return fields
 
 
 class Screen:
-    """Whole lines, at once, in colour where that is wanted (https://no-color.org)."""
+    """Prints lines without buffering, in colour on a terminal (https://no-color.org)."""
 
     def __init__(self) -> None:
         self._coloured = (
@@ -166,41 +166,41 @@ class Screen:
 
 
 def run(settings: Settings, *, keeps_data: bool, seconds: int | None) -> None:
-    """Show it until signalled, or for so many seconds."""
+    """Run until signalled, or for `seconds`."""
     with ExitStack() as stack:
         data_dir = settings.data_dir
         if not keeps_data:
             data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nx-signal-demo-")))
-        trio.run(_show, dataclasses.replace(settings, data_dir=data_dir), seconds)
+        trio.run(_run, dataclasses.replace(settings, data_dir=data_dir), seconds)
 
 
-async def _show(settings: Settings, seconds: int | None) -> None:
+async def _run(settings: Settings, seconds: int | None) -> None:
     screen = Screen()
-    screen.line(screen.bold("Signal") + ": what happens in a shop reaches the people it concerns, at once.\n")
+    screen.line(screen.bold("Signal") + ": events in a shop, and the notifications that its users receive.\n")
     async with open_database(settings) as database:
         await database.check()
         await database.directory.load(roster())
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        # The server drains when it is signalled or told to stop; the rest of the show ends with it.
+        # The server drains on a signal or on `stop`; then the other tasks are cancelled.
         port: int = await nursery.start(partial(_serve, settings, stop, nursery.cancel_scope))
         if seconds is not None:
             nursery.start_soon(_stop_after, seconds, stop)
         for person in PEOPLE:
-            await nursery.start(_sit, screen, settings, port, person)
+            await nursery.start(_connect, screen, settings, port, person)
         _introduce(screen, settings, port)
-        nursery.start_soon(_happen, screen, settings, port)
+        nursery.start_soon(_publish, screen, settings, port)
 
 
 async def _serve(
     settings: Settings,
     stop: trio.Event,
-    show: trio.CancelScope,
+    demo: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[int],
 ) -> None:
     await service.run(settings, stop=stop, task_status=task_status)
-    show.cancel()
+    demo.cancel()
 
 
 async def _stop_after(seconds: int, stop: trio.Event) -> None:
@@ -208,14 +208,14 @@ async def _stop_after(seconds: int, stop: trio.Event) -> None:
     stop.set()
 
 
-async def _sit(
+async def _connect(
     screen: Screen, settings: Settings, port: int, person: Person, *, task_status: trio.TaskStatus[None]
 ) -> None:
-    """One person at a socket, as any client of the product would be."""
+    """Connect one user, as any client does, and print the notifications."""
     token = mint(settings, person.user, ttl_s=TOKEN_TTL_S)
-    async with open_stream(f"ws://{_host(settings)}:{port}/stream", token) as stream:
+    async with open_stream(f"ws://{settings.reachable_host}:{port}/stream", token) as stream:
         task_status.started()
-        with suppress(StreamClosed):  # the server drains: the show is over
+        with suppress(StreamClosed):  # the server drains
             await _read(screen, stream, person)
 
 
@@ -229,39 +229,49 @@ async def _read(screen: Screen, stream: Stream, person: Person) -> None:
         screen.line(f"    -> {who}  {frame.data['content']}  {unread}")
 
 
-async def _happen(screen: Screen, settings: Settings, port: int) -> None:
+async def _publish(screen: Screen, settings: Settings, port: int) -> None:
     token = mint(settings, "shop", ttl_s=TOKEN_TTL_S, permissions=["Activity.publish"])
-    async with open_rest(f"http://{_host(settings)}:{port}", token) as rest:
-        for happening in happenings():
-            clock = datetime.now().astimezone().strftime("%H:%M:%S")
-            screen.line(f"{screen.dim(clock)}  {screen.bold(happening.told)}")
-            await rest.publish([message(happening)])
-            await trio.sleep(PAUSE_S)
+    # Unavailable is a server of this process only while it drains.
+    with suppress(RestUnavailable):
+        async with open_rest(f"http://{settings.reachable_host}:{port}", token) as rest:
+            await _publish_all(screen, rest)
+
+
+async def _publish_all(screen: Screen, rest: Rest) -> None:
+    for happening in happenings():
+        clock = datetime.now().astimezone().strftime("%H:%M:%S")
+        screen.line(f"{screen.dim(clock)}  {screen.bold(happening.text)}")
+        await rest.publish([message(happening)])
+        await trio.sleep(PAUSE_S)
+
+
+def command_line() -> str:
+    """This program as another terminal can call it, whatever that one has on its PATH."""
+    program = Path(sys.argv[0]).absolute()
+    if program.suffix == ".py" or not os.access(program, os.X_OK):
+        return f"{shlex.quote(sys.executable)} -m nx_signal"
+    return shlex.quote(str(program))
 
 
 def _introduce(screen: Screen, settings: Settings, port: int) -> None:
     for person in PEOPLE:
         reads = LANGUAGES[person.locale or ORGANIZER_LOCALE] + ("" if person.locale else ", like the company")
         screen.line(f"  {screen.paint(f'{person.name:<5}', person.colour)}  {person.job}, reads {reads}")
-    web = f"http://{_host(settings)}:{port}"
-    data = f"--data-dir {shlex.quote(str(settings.data_dir))}"
+    web = f"http://{settings.reachable_host}:{port}"
+    stream = shlex.quote(f"ws://{settings.reachable_host}:{port}/stream")
+    command = command_line()
+    data = f"--data-dir {shlex.quote(str(settings.data_dir.absolute()))}"
     payment = (
         '{"eventType":"PAYMENT_SUCCESS","recipientScope":"users","recipientIds":["tom"],"actorId":"you",'
         f'"organizerId":"{ORGANIZER}","data":{{"payment":{{"subject":"Tea","amount":5,"currency":"USD"}}}},'
         f'"occurredAt":"{datetime.now(UTC).isoformat(timespec="seconds")}"}}'
     )
     screen.line(f"\nServing on {screen.bold(web)} (its API: {web}/doc). Try it from another terminal:\n")
-    for command in (
-        f"nx-signal listen --user mai --url ws://{_host(settings)}:{port}/stream {data}",
-        f"echo {shlex.quote(payment)} | nx-signal publish - --url {web} {data}",
-        f'curl -H "Authorization: Bearer $(nx-signal token --user mai {data})" {web}{BASE}/notifications',
+    for line in (
+        f"{command} listen --user mai --url {stream} {data}",
+        f"echo {shlex.quote(payment)} | {command} publish - --url {shlex.quote(web)} {data}",
+        f'curl -H "Authorization: Bearer $({command} token --user mai {data})" '
+        + shlex.quote(f"{web}{BASE}/notifications"),
     ):
-        screen.line(f"  {screen.dim(command)}")
+        screen.line(f"  {screen.dim(line)}")
     screen.line("\nCtrl-C stops it.\n")
-
-
-def _host(settings: Settings) -> str:
-    """Where this machine reaches the server."""
-    if settings.host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
-        return "127.0.0.1"
-    return f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -1,4 +1,4 @@
-"""Reading what a command was given: a file or standard input, whole, within a bound."""
+"""A command's input, a file or standard input, whole and up to a limit."""
 
 from __future__ import annotations
 

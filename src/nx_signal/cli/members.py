@@ -1,167 +1,121 @@
-"""`nx-signal members load`: a roster as JSON or CSV (CONTRACT §6) into the directory."""
+"""`nx-signal members`: load a roster, list, take away. Works on the store directly, with or without a running
+server; connected clients leave the rooms of a membership that is gone within a minute."""
 
 from __future__ import annotations
 
 import csv
-import io
-import re
-from typing import Annotated
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 
-import msgspec
 import trio
 
-from nx_signal.cli.database import open_database
+from nx_signal.backends import open_database
 from nx_signal.cli.files import name_of, read_input
 from nx_signal.config import Settings
 from nx_signal.errors import SettingsError
-from nx_signal.model import PERMISSIONS, Grant, Member, Organizer, Roster
+from nx_signal.identity.roster import read_roster
+from nx_signal.model import Holding, Removed, Roster
+from nx_signal.model.terminal import visible
+from nx_signal.store import Database
+
+PORTION = 1_000
+SHOWN = 20
+"""Of what is removed, by name; all of it is counted."""
 
 COLUMNS = ("userId", "organizerId", "merchantId", "role", "locale")
-REQUIRED_COLUMNS = frozenset({"userId", "organizerId"})
-DEFAULT_ROLE = "staff"
-
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-Locale = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")]
+GRANT_COLUMNS = ("userId", "role", "permission")
 
 
-class _Organizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    id: Id
-    locale: Locale | None = None
-    merchants: list[Id] = []
-
-
-class _Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    user_id: Id
-    organizer_id: Id
-    merchant_id: Id | None = None
-    role: Id = DEFAULT_ROLE
-    locale: Locale | None = None
-
-
-class _Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    user_id: Id
-    role: Id | None = None
-    permission: Id | None = None
-
-
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    organizers: list[_Organizer] = []
-    members: list[_Member] = []
-    grants: list[_Grant] = []
-
-
-def run(settings: Settings, file: str) -> None:
-    """Load and say how much. Nothing is written unless the whole file is good."""
+def load(settings: Settings, file: str, *, replace: bool, dry_run: bool) -> None:
+    """Load the file and print the counts. Nothing is written unless the whole file is valid."""
+    if dry_run and not replace:
+        raise SettingsError("--dry-run is for --replace: without it nothing is removed.")
     roster = read_roster(read_input(file), name_of(file))
-    trio.run(_load, settings, roster)
+    _on_store(settings, partial(_load, roster, replace, dry_run))
+
+
+def list_(settings: Settings, where: Holding, *, grants: bool) -> None:
+    """Print CSV: memberships in the form that `load` takes, or grants."""
+    _on_store(settings, partial(_list_grants if grants else _list, where))
+
+
+def remove(settings: Settings, where: Holding, *, dry_run: bool) -> None:
+    """Take away all that `where` covers, and print it."""
+    if where.user_id is None and where.organizer_id is None and where.merchant_id is None:
+        raise SettingsError("Name whose memberships: --user, --organizer or --merchant.")
+    _on_store(settings, partial(_remove, where, dry_run))
+
+
+def _on_store(settings: Settings, work: Callable[[Database], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with open_database(settings) as database:
+            await database.check()
+            await work(database)
+
+    trio.run(main)
+
+
+async def _load(roster: Roster, replace: bool, dry_run: bool, database: Database) -> None:
+    if replace:
+        _print_removed(await database.members.replace(roster, dry_run=dry_run), dry_run)
+    else:
+        await database.directory.load(roster)
     merchants = sum(len(organizer.merchants) for organizer in roster.organizers)
     print(
-        f"Loaded {_many(len(roster.organizers), 'organizer')}, {_many(merchants, 'merchant')}, "
-        f"{_many(len(roster.members), 'membership')}, {_many(len(roster.grants), 'grant')}."
+        f"{'Would load' if dry_run else 'Loaded'} {_many(len(roster.organizers), 'organizer')}, "
+        f"{_many(merchants, 'merchant')}, {_many(len(roster.members), 'membership')}, "
+        f"{_many(len(roster.grants), 'grant')} into {database.driver.place}."
     )
 
 
-async def _load(settings: Settings, roster: Roster) -> None:
-    async with open_database(settings) as database:
-        await database.check()
-        await database.directory.load(roster)
+async def _list(where: Holding, database: Database) -> None:
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(COLUMNS)
+    after, more = None, True
+    while more:
+        page, after = await database.members.memberships(where, PORTION, after)
+        out.writerows(_row(m.user_id, m.organizer_id, m.merchant_id, m.role, m.locale) for m in page)
+        more = after is not None
 
 
-def read_roster(raw: bytes, name: str) -> Roster:
-    """JSON, or CSV by its first character. Raises SettingsError that names the row."""
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{name} is not UTF-8 (byte {error.start}).") from None
-    if "\0" in text or "\\u0000" in text:
-        raise SettingsError(f"{name} holds a NUL character, which no id or locale may.")
-    if text.lstrip().startswith(("{", "[")):
-        parsed = _json(text, name)
-        rows = [f"members[{index}]" for index in range(len(parsed.members))]
-    else:
-        parsed, rows = _csv(text, name)
-    return _roster(parsed, rows, name)
+async def _list_grants(where: Holding, database: Database) -> None:
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(GRANT_COLUMNS)
+    after, more = None, True
+    while more:
+        page, after = await database.members.grants(where, PORTION, after)
+        out.writerows(_row(grant.user_id, grant.role, grant.permission) for grant in page)
+        more = after is not None
 
 
-def _json(text: str, name: str) -> _File:
-    try:
-        return msgspec.json.decode(text, type=_File)
-    except msgspec.ValidationError as error:
-        where, what = _readable(error)
-        raise SettingsError(f"{name}{where and ', '}{where}: {what}.") from None
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise SettingsError(f"{name} is no JSON: {error}.") from None
+def _row(*cells: str | None) -> list[str | None]:
+    """Exact for another program, safe for a terminal."""
+    return [visible(cell) if cell and sys.stdout.isatty() else cell for cell in cells]
 
 
-def _csv(text: str, name: str) -> tuple[_File, list[str]]:
-    """The memberships, and where each stands."""
-    reader = csv.reader(io.StringIO(text), strict=True)
-    members: list[_Member] = []
-    rows: list[str] = []
-    try:
-        header = [column.strip() for column in next(reader, [])]
-        if not set(header) >= REQUIRED_COLUMNS or not set(header) <= set(COLUMNS):
-            raise SettingsError(
-                f"{name}, line 1: it takes a JSON object, or CSV with the header {','.join(COLUMNS)}."
-            )
-        for cells in reader:
-            if not any(cells):
-                continue
-            where = f"line {reader.line_num}"
-            if len(cells) != len(header):
-                raise SettingsError(f"{name}, {where}: {len(cells)} cells instead of {len(header)}.")
-            row = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
-            try:
-                filled = {column: cell for column, cell in row.items() if cell}
-                members.append(msgspec.convert(filled, _Member))
-            except msgspec.ValidationError as error:
-                column, what = _readable(error)
-                raise SettingsError(f"{name}, {where}{column and ', '}{column}: {what}.") from None
-            rows.append(where)
-    except csv.Error as error:
-        raise SettingsError(f"{name}, line {reader.line_num}: {error}.") from None
-    return _File(members=members), rows
+async def _remove(where: Holding, dry_run: bool, database: Database) -> None:
+    _print_removed(await database.members.remove(where, dry_run=dry_run), dry_run)
 
 
-def _roster(file: _File, rows: list[str], name: str) -> Roster:
-    """Raises SettingsError where the file contradicts itself. (A membership in a merchant that no
-    organizer of the file lists says as well whose it is: the directory sees to that.)"""
-    owner: dict[str, str] = {}
-
-    def claim(merchant: str, organizer: str, where: str) -> None:
-        if owner.setdefault(merchant, organizer) != organizer:
-            raise SettingsError(
-                f"{name}, {where}: merchant {merchant!r} is under organizer {owner[merchant]!r} already."
-            )
-
-    for index, organizer in enumerate(file.organizers):
-        for merchant in organizer.merchants:
-            claim(merchant, organizer.id, f"organizers[{index}]")
-    for member, where in zip(file.members, rows, strict=True):
-        if member.merchant_id is not None:
-            claim(member.merchant_id, member.organizer_id, where)
-    for index, grant in enumerate(file.grants):
-        if (grant.role is None) == (grant.permission is None):
-            raise SettingsError(f"{name}, grants[{index}]: it takes either role or permission.")
-        if grant.permission is not None and grant.permission not in PERMISSIONS:
-            raise SettingsError(f"{name}, grants[{index}]: there is no permission {grant.permission!r}.")
-    return Roster(
-        organizers=tuple(Organizer(o.id, o.locale, tuple(o.merchants)) for o in file.organizers),
-        members=tuple(
-            Member(m.user_id, m.organizer_id, m.merchant_id, m.role, m.locale) for m in file.members
-        ),
-        grants=tuple(Grant(g.user_id, g.role, g.permission) for g in file.grants),
+def _print_removed(removed: Removed, dry_run: bool) -> None:
+    lines = [
+        f"{m.user_id!r}: {m.role!r} in "
+        + (f"merchant {m.merchant_id!r}" if m.merchant_id else f"organizer {m.organizer_id!r}")
+        for m in removed.memberships
+    ]
+    lines += [
+        f"{grant.user_id!r}: the {'role' if grant.role else 'permission'} {grant.role or grant.permission!r}"
+        for grant in removed.grants
+    ]
+    for line in lines[:SHOWN]:
+        print(line)
+    if len(lines) > SHOWN:
+        print(f"… and {len(lines) - SHOWN:,} more")
+    print(
+        f"{'Would remove' if dry_run else 'Removed'} {_many(len(removed.memberships), 'membership')}, "
+        f"{_many(len(removed.grants), 'grant')}."
     )
-
-
-def _readable(error: msgspec.ValidationError) -> tuple[str, str]:
-    """(where, what)"""
-    what, _, path = str(error).partition(" - at `$")
-    if "matching regex" in what:
-        what = "expected a language such as en or vi-VN"
-    if missing := re.fullmatch(r"Object missing required field `(.+)`", what):
-        what = f"{missing[1]} is missing"
-    return path.rstrip("`").lstrip("."), what[:1].lower() + what[1:]
 
 
 def _many(count: int, noun: str) -> str:

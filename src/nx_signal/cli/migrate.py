@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from nx_signal.cli.database import open_database
+from nx_signal.backends import open_database
 from nx_signal.config import Settings
 
 

@@ -2,52 +2,64 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 
 import msgspec
 import trio
 
+from nx_signal.activities.event_type import one_line
+from nx_signal.activities.message import event_type_of, unknown_type
+from nx_signal.activities.repair import repaired, slices
+from nx_signal.cli.exposure import warn_if_exposed
 from nx_signal.cli.files import name_of, read_input
 from nx_signal.cli.token import mint
-from nx_signal.client.rest import Rest, RestRefused, RestUnavailable, open_rest
+from nx_signal.client.rest import Accepted, Rest, RestRefused, RestUnavailable, open_rest
 from nx_signal.config import Settings
 from nx_signal.errors import SettingsError, SignalError, SourceUnavailable, StoreRejected
+from nx_signal.model.json import decode_json
+from nx_signal.model.terminal import visible
 
 MAX_BATCH_MESSAGES = 1_000
 MAX_BATCH_BYTES = 1_000_000
-"""A little below what the server takes in one body (1 MiB): brackets and commas come on top."""
+"""Below the server's limit of one body (1 MiB), which brackets and commas count towards."""
 TRIES = 5
 FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 30.0
+MAX_PAUSE_S = 30.0
 TOKEN_TTL_S = 3600
 UNAUTHORIZED = 401
 
 
 class PublishFailed(SignalError):
-    """Not everything went out; says what did."""
+    """Not all messages were accepted; the text gives the number that was."""
 
 
 class _Heading(msgspec.Struct, rename="camel"):
-    """What is looked at; the message itself goes out as it came in."""
+    """The fields that are read; the message itself is sent unchanged."""
 
     event_id: msgspec.Raw = msgspec.Raw(b"null")
     organizer_id: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Message(msgspec.Struct, frozen=True):
-    """`key`: what orders messages among each other in Kafka, the organizer where it is known."""
+    """`key`: Kafka's message key: the organizer's id where there is one."""
 
     key: str
     body: bytes
+    event_id: str = ""
 
 
-def run(settings: Settings, file: str, url: str | None, token: str | None) -> None:
-    """Say how many were accepted. Some of a failed run may have been: its messages keep their eventId,
-    so it can be repeated; those without one get theirs before the first try."""
+def run(settings: Settings, file: str, url: str | None, token: str | None, strict: bool) -> None:
+    """Print how many were accepted, and their event ids; on stderr, the event types that are not known. With
+    `strict` these are refused. Part of a failed run may have been accepted. Repeating it is safe for messages
+    with an eventId; the others get one before the first try."""
     messages = read_messages(read_input(file), name_of(file))
     if settings.kafka_bootstrap_servers is not None and url is None:
-        accepted = trio.run(_produce, settings, messages)
+        unknown = _unknown_here(messages)
+        if unknown and strict:
+            raise PublishFailed(f"Nothing was sent. {' '.join(unknown)}")
+        accepted: Sequence[Accepted] = trio.run(_produce, settings, messages)
     else:
         token = token or mint(
             settings,
@@ -56,55 +68,73 @@ def run(settings: Settings, file: str, url: str | None, token: str | None) -> No
             permissions=["Activity.publish"],
             instead="pass one of that issuer with --token",
         )
-        accepted = trio.run(_post, url or f"http://127.0.0.1:{settings.port}", token, messages)
-    print(f"accepted {accepted}")
+        server = url or f"http://127.0.0.1:{settings.port}"
+        warn_if_exposed("publish", server)
+        accepted = trio.run(_post, server, token, messages, strict)
+        types = [event_type_of(m.body) for m, one in zip(messages, accepted, strict=True) if one.unknown_type]
+        unknown = [f"The event type {type} is not known to the server." for type in dict.fromkeys(types)]
+    print(f"accepted {len(accepted)}", *(visible(one.event_id) for one in accepted), sep="\n")
+    for why in unknown:
+        print(
+            f"nx-signal publish: {one_line(why)} Its activities make no notification.",
+            file=sys.stderr,
+        )
+
+
+def _unknown_here(messages: Sequence[Message]) -> list[str]:
+    """A sentence for each event type that is not among the installed ones."""
+    from nx_signal.activities.loader import discover
+
+    known = discover().names
+    types = dict.fromkeys(event_type_of(message.body) for message in messages)
+    return [unknown_type(type, known) for type in types if type is not None and type not in known]
 
 
 def read_messages(raw: bytes, name: str) -> list[Message]:
-    """One JSON object, a list of them, or one a line. Raises SettingsError that names the place."""
+    """One JSON object, a list of them, or one per line. Raises SettingsError with the position."""
     raw = raw.removeprefix(b"\xef\xbb\xbf").strip()
     if not raw:
-        raise SettingsError(f"{name} is empty; it takes a message, a list, or one a line.")
+        raise SettingsError(f"{name} is empty; it takes a message, a list, or one per line.")
     try:
         if raw.startswith(b"["):
-            items = msgspec.json.decode(raw, type=list[msgspec.Raw])
-            return [_message(bytes(item), f"{name}, [{i}]") for i, item in enumerate(items)]
-        msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            return [_message(item, f"{name}, [{i}]") for i, item in enumerate(slices(raw))]
+        decode_json(repaired(raw)[0])
+    except msgspec.DecodeError as error:
         lines = raw.splitlines()
         if raw.startswith(b"[") or not _is_json(lines[0]):
-            raise SettingsError(f"{name} is no JSON: {error}.") from None
+            raise SettingsError(f"{name} is not JSON: {error}.") from None
         return [_message(line, f"{name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     return [_message(raw, name)]
 
 
 def _is_json(line: bytes) -> bool:
     try:
-        msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        decode_json(repaired(line)[0])
+    except msgspec.DecodeError:
         return False
     return True
 
 
 def _message(body: bytes, where: str) -> Message:
+    readable = repaired(body)[0]
     try:
-        heading = msgspec.json.decode(body, type=_Heading)
-        event_id, organizer = msgspec.json.decode(heading.event_id), msgspec.json.decode(heading.organizer_id)
+        heading = decode_json(readable, _Heading)
+        event_id, organizer = decode_json(heading.event_id), decode_json(heading.organizer_id)
     except msgspec.ValidationError:
         raise SettingsError(f"{where}: a message is a JSON object.") from None
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise SettingsError(f"{where} is no JSON: {error}.") from None
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{where} is not JSON: {error}.") from None
     if len(body) > MAX_BATCH_BYTES:
         raise SettingsError(f"{where}: the message is larger than {MAX_BATCH_BYTES} bytes.")
     if event_id is None:
         event_id = str(uuid.uuid4())
-        body = _with_event_id(body, event_id)
-    return Message(str(organizer if isinstance(organizer, str) else event_id), body)
+        body = _with_event_id(readable, event_id)
+    return Message(str(organizer if isinstance(organizer, str) else event_id), body, str(event_id))
 
 
 def _with_event_id(body: bytes, event_id: str) -> bytes:
-    """Put first, and a null one taken away: a repeated key would win over ours."""
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    """The message with this eventId first. A null one is removed: the last of two equal keys would win."""
+    fields = decode_json(body, dict[str, msgspec.Raw])
     fields.pop("eventId", None)
     return msgspec.json.encode({"eventId": event_id, **fields})
 
@@ -123,31 +153,32 @@ def batches(messages: Sequence[Message]) -> Iterator[list[Message]]:
         yield batch
 
 
-async def _post(url: str, token: str, messages: Sequence[Message]) -> int:
-    accepted = 0
+async def _post(url: str, token: str, messages: Sequence[Message], strict: bool) -> Sequence[Accepted]:
+    accepted: list[Accepted] = []
     async with open_rest(url, token) as rest:
         for batch in batches(messages):
             try:
-                accepted += len(await _post_batch(rest, [msgspec.Raw(message.body) for message in batch]))
+                accepted += await _post_batch(rest, [msgspec.Raw(message.body) for message in batch], strict)
             except (RestRefused, RestUnavailable) as error:
-                raise PublishFailed(f"{error}{_hint(error)}{_so_far(accepted, len(messages))}") from None
+                so_far = _so_far(len(accepted), len(messages))
+                raise PublishFailed(f"{error}{_hint(error)}{so_far}") from None
     return accepted
 
 
-async def _post_batch(rest: Rest, batch: list[msgspec.Raw]) -> Sequence[str]:
+async def _post_batch(rest: Rest, batch: list[msgspec.Raw], strict: bool) -> Sequence[Accepted]:
     pause_s = FIRST_PAUSE_S
     for _ in range(TRIES - 1):
         try:
-            return await rest.publish(batch)
+            return await rest.publish_all(batch, strict=strict)
         except RestUnavailable as error:
-            await trio.sleep(min(error.retry_after_s or pause_s, LONGEST_PAUSE_S))
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-    return await rest.publish(batch)
+            await trio.sleep(min(error.retry_after_s or pause_s, MAX_PAUSE_S))
+            pause_s = min(pause_s * 2, MAX_PAUSE_S)
+    return await rest.publish_all(batch, strict=strict)
 
 
-async def _produce(settings: Settings, messages: Sequence[Message]) -> int:
-    from nx_signal.adapters.kafka_producer import open_producer
-    from nx_signal.service import kafka_security  # all the adapters: only now
+async def _produce(settings: Settings, messages: Sequence[Message]) -> Sequence[Accepted]:
+    from nx_signal.adapters.kafka.producer import open_producer
+    from nx_signal.backends import kafka_security  # imports all adapters
 
     servers = settings.kafka_bootstrap_servers or ""
     accepted = 0
@@ -158,7 +189,7 @@ async def _produce(settings: Settings, messages: Sequence[Message]) -> int:
             except (SourceUnavailable, StoreRejected) as error:
                 raise PublishFailed(str(error) + _so_far(accepted, len(messages))) from None
             accepted += len(batch)
-    return accepted
+    return [Accepted(message.event_id) for message in messages]
 
 
 def _hint(error: SignalError) -> str:

@@ -1,1 +1,1 @@
-"""A Trio client of the stream and of the REST API: what other programs may build on."""
+"""A Trio client of the stream and of the REST API, for other programs to use."""

@@ -11,8 +11,10 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from nx_signal.client.http import http_client
 from nx_signal.errors import SignalError, Unavailable
-from nx_signal.model import Json
+from nx_signal.model import Json, wire
+from nx_signal.model.json import decode_json
 
 BASE = "/v1/api/signal"
 TIMEOUT_S = 30.0
@@ -21,7 +23,7 @@ T = TypeVar("T")
 
 
 class RestRefused(SignalError):
-    """The server answers with an error that trying again does not mend (RFC 9457: `code`, `detail`)."""
+    """The server answers with an error that a retry does not help (RFC 9457: `code`, `detail`)."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(f"The server refuses with HTTP status {status} ({code}): {detail}")
@@ -31,41 +33,28 @@ class RestRefused(SignalError):
 
 
 class RestUnavailable(Unavailable):
-    """The server cannot be reached, or says that it is not ready; `retry_after_s` where it says so."""
+    """The server cannot be reached, or answers that it is not ready; `retry_after_s` where it states one."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
-class Item(msgspec.Struct, frozen=True, rename="camel"):
-    """One notification."""
-
-    id: str
-    recipient_id: str
-    type: str
-    organizer_id: str | None
-    merchant_id: str | None
-    subject: str | None
-    content: str
-    content_html: str
-    locale: str
-    action_url: str | None
-    data: Json
-    is_read: bool
-    read_at: datetime | None
-    rev: int
-    created_at: datetime
+class Notification(wire.Notification, frozen=True, rename="camel", kw_only=True):
+    activity_id: str = ""
+    """empty from a server of a release that does not state it"""
 
 
 class Page(msgspec.Struct, frozen=True, rename="camel"):
     """Newest first; all numbers are of one moment."""
 
-    data: list[Item]
+    data: list[Notification]
     total: int
     unread: int
     rev: int
     next_cursor: str | None
+    history: str | None = None
+    """None from a server of a release that does not state it; so in the others."""
 
 
 class Count(msgspec.Struct, frozen=True, rename="camel"):
@@ -73,6 +62,7 @@ class Count(msgspec.Struct, frozen=True, rename="camel"):
     total: int
     unread: int
     rev: int
+    history: str | None = None
 
 
 class MarkedAll(msgspec.Struct, frozen=True, rename="camel"):
@@ -80,10 +70,14 @@ class MarkedAll(msgspec.Struct, frozen=True, rename="camel"):
     unread: int
     rev: int
     read_at: datetime | None
+    history: str | None = None
 
 
 class Accepted(msgspec.Struct, frozen=True, rename="camel"):
+    """`unknown_type`: its event type is not known to the server, so it will make no notification."""
+
     event_id: str
+    unknown_type: bool = False
 
 
 class AcceptedAll(msgspec.Struct, frozen=True, rename="camel"):
@@ -107,16 +101,22 @@ class Rest:
     async def count(self, **where: str) -> Count:
         return await self._call(Count, "GET", "/notifications/count", query=where)
 
-    async def get(self, id: str) -> Item:
-        return await self._call(Item, "GET", f"/notifications/{quote(id, safe='')}")
+    async def get(self, id: str) -> Notification:
+        return await self._call(Notification, "GET", f"/notifications/{quote(id, safe='')}")
 
-    async def mark_read(self, id: str) -> Item:
-        return await self._call(Item, "PATCH", f"/notifications/{quote(id, safe='')}/mark-read")
+    async def mark_read(self, id: str) -> Notification:
+        return await self._call(Notification, "PATCH", f"/notifications/{quote(id, safe='')}/mark-read")
 
     async def mark_all_read(
-        self, up_to_rev: int | None = None, *, type: str | None = None, subject: str | None = None
+        self,
+        up_to_rev: int | None = None,
+        *,
+        history: str | None = None,
+        type: str | None = None,
+        subject: str | None = None,
     ) -> MarkedAll:
-        body = {"upToRev": up_to_rev, "type": type, "subject": subject}
+        """`history`: that of `up_to_rev`; RestRefused (`history_lost`) where the inbox has another now."""
+        body = {"upToRev": up_to_rev, "history": history, "type": type, "subject": subject}
         body = {name: value for name, value in body.items() if value is not None}
         return await self._call(MarkedAll, "PATCH", "/notifications/mark-all-read", body=body)
 
@@ -125,8 +125,21 @@ class Rest:
 
     async def publish(self, messages: Sequence[Json]) -> Sequence[str]:
         """Messages as of CONTRACT §3, or msgspec.Raw of such. The event ids, once all of them are durable."""
-        answer = await self._call(AcceptedAll, "POST", "/activities", body=messages)
-        return [one.event_id for one in answer.accepted]
+        return [one.event_id for one in await self.publish_all(messages)]
+
+    async def publish_all(self, messages: Sequence[Json], *, strict: bool = False) -> Sequence[Accepted]:
+        """As `publish`; with `strict` one unknown event type refuses all of them."""
+        query = {"strict": "true"} if strict else None
+        answer = await self._call(AcceptedAll, "POST", "/activities", query=query, body=messages)
+        return answer.accepted
+
+    async def explain(self, type: type[T], event_id: str, query: Mapping[str, str]) -> T:
+        """What was done with an activity, decoded as `type`."""
+        return await self._call(type, "GET", f"/activities/{quote(event_id, safe='')}/explain", query=query)
+
+    async def explain_around(self, type: type[T], query: Mapping[str, str]) -> T:
+        """What a person received in a time, and what not, decoded as `type`."""
+        return await self._call(type, "GET", "/activities/explain", query=query)
 
     async def _call(
         self,
@@ -139,7 +152,8 @@ class Rest:
     ) -> T:
         answer = await self._send(method, path, query=query, body=body)
         try:
-            return msgspec.json.decode(answer.content, type=type)
+            decoded: T = decode_json(answer.content, type)
+            return decoded
         except msgspec.DecodeError as error:
             raise RestRefused(answer.status_code, "not_understood", f"unexpected answer: {error}.") from None
 
@@ -152,7 +166,7 @@ class Rest:
             answer = await self._http.request(
                 method, BASE + path, params=query, content=content, headers=headers
             )
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             why = str(error) or type(error).__name__
             raise RestUnavailable(f"{self._url} cannot be reached: {why}") from None
         if answer.is_success:
@@ -169,10 +183,10 @@ class Rest:
 async def open_rest(url: str, token: str, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Rest]:
     """`url`: http://host:port, without the base path. Connects at the first call.
 
-    Takes no proxy from the environment: the service is on one's own network."""
-    async with httpx.AsyncClient(
-        base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=timeout_s, trust_env=False
-    ) as http:
+    Takes no proxy from the environment: the service is on one's own network. Trusts the public authorities
+    and those of the system."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with http_client(url, timeout_s, headers=headers) as http:
         yield Rest(http, url)
 
 
@@ -184,7 +198,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 def _problem(answer: httpx.Response) -> tuple[str, str]:
     try:
-        problem = msgspec.json.decode(answer.content, type=Problem)
+        problem: Problem = decode_json(answer.content, Problem)
     except msgspec.DecodeError:
         problem = Problem()
     return problem.code, problem.detail or problem.title or answer.reason_phrase

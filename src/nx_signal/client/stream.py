@@ -8,63 +8,47 @@ async with open_stream("ws://127.0.0.1:31090/stream", token) as stream:
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-import msgspec
 import trio
 
+from nx_signal.client.frames import Frame, encode
+from nx_signal.client.handshake import HandshakeRefused, Sealed, authenticate_1, authenticate_2, receive_frame
+from nx_signal.client.http import tls_for
+from nx_signal.client.server_keys import fetch_server_keys
 from nx_signal.client.websocket import (
-    ABNORMAL,
-    PROTOCOL_ERROR,
     StreamClosed,
     StreamUnavailable,
     WebSocket,
     open_websocket,
+    split_url,
 )
-from nx_signal.errors import SignalError
+from nx_signal.delivery.topics import STATE
 from nx_signal.model import Json
-from nx_signal.stream.sealing import BadPublicKey, KeyPair, Sealer, Unopenable, agree, read_public_key, unb64
-from nx_signal.stream.topics import CREATED, DELETED, READ, STATE
+from nx_signal.model.wire import FRAMES
+from nx_signal.websocket.channel import VERSION
 
 __all__ = ["Frame", "HandshakeRefused", "Stream", "StreamClosed", "StreamUnavailable", "open_stream"]
 
 HEARTBEAT_S = 30.0
-"""The server gives up after 90 s: two may get lost."""
+"""The server closes after 90 s without a message."""
 
 HANDSHAKE_TIMEOUT_S = 20.0
-"""The server gives itself 15 s."""
+"""The server allows 15 s for its part."""
 
-REVISIONED = frozenset({CREATED, READ, DELETED, STATE})
-
-
-class HandshakeRefused(SignalError):
-    """The server does not let us in: `message` is its own text, `code` that of its close."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(f"The server refuses the handshake with {code}: {message}.")
-        self.message = message
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One event as the server meant it, unsealed."""
-
-    event: str
-    data: Json = None
+REVISIONED = frozenset({STATE, *(frame.topic for frame in FRAMES)})
 
 
 class Stream:
-    """An authenticated connection. Heartbeats go out while `receive` waits or returns: a program that
-    stops reading for 90 s is dropped by the server, as it should be."""
+    """An authenticated connection. `receive` sends the heartbeats: a program that does not call
+    it for 90 s is disconnected by the server."""
 
     def __init__(
-        self, socket: WebSocket, sealer: Sealer, connected: dict[str, Json], heartbeat_s: float
+        self, socket: WebSocket, link: Sealed, connected: dict[str, Json], heartbeat_s: float
     ) -> None:
         self._socket = socket
-        self._sealer = sealer
+        self._link = link
         self._heartbeat_s = heartbeat_s
         self._heartbeat_at = trio.current_time() + heartbeat_s
         self.connected = connected
@@ -72,6 +56,8 @@ class Stream:
         self.user_id: str = connected["userId"]
         self.rev: int | None = None
         """The last revision seen; what to resume from. None until there was one."""
+        self.history: str | None = None
+        """what identifies it: to resume with, too. None where the server does not state it."""
 
     async def receive(self) -> Frame:
         """The next event. Cancelling loses none. Raises StreamClosed."""
@@ -79,29 +65,28 @@ class Stream:
             if trio.current_time() >= self._heartbeat_at:
                 await self.heartbeat()
             with trio.move_on_at(self._heartbeat_at):
-                return self._open(await self._socket.receive())
+                return self._noted(await receive_frame(self._socket, self._link.open))
 
-    async def send(self, event: str, data: Json = None, *, sealed: bool = True) -> None:
+    async def send(self, event: str, data: Json = None) -> None:
         """Raises StreamClosed."""
-        text = encode(event, data)
-        await self._socket.send((self._sealer.seal(text) if sealed else text).decode())
+        await self._socket.send(lambda: self._link.seal(event, data))
 
     async def heartbeat(self) -> None:
         self._heartbeat_at = trio.current_time() + self._heartbeat_s
-        await self.send("heartbeat", sealed=False)
+        if self._link.plain_heartbeats:
+            await self._socket.send(encode("heartbeat", None).decode())
+        else:
+            await self.send("heartbeat")
 
-    def _open(self, message: str | bytes) -> Frame:
-        outer = decode(message)
-        if outer.event != "encrypted":
-            raise StreamClosed(PROTOCOL_ERROR, f"the server sent a frame {outer.event!r} that is not sealed")
-        try:
-            frame = decode(self._sealer.open(outer.data))
-        except Unopenable as error:
-            raise StreamClosed(PROTOCOL_ERROR, str(error)) from None
+    async def refresh(self, token: str) -> None:
+        """Go on with another token of the same user; on version 2 new keys follow. Raises StreamClosed."""
+        await self.send("refresh", {"token": token})
+
+    def _noted(self, frame: Frame) -> Frame:
         if frame.event in REVISIONED and isinstance(frame.data, dict):
-            rev = frame.data.get("rev")
+            rev, history = frame.data.get("rev"), frame.data.get("history")
             if type(rev) is int:
-                self.rev = rev
+                self.rev, self.history = rev, history if isinstance(history, str) else None
         return frame
 
 
@@ -111,67 +96,48 @@ async def open_stream(
     token: str,
     *,
     resume: int | None = None,
+    history: str | None = None,
     subprotocols: Sequence[str] = (),
     heartbeat_s: float = HEARTBEAT_S,
     connect_timeout_s: float = 10.0,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     ssl_context: ssl.SSLContext | None = None,
+    version: int = VERSION,
+    server_keys: Collection[bytes] | None = None,
 ) -> AsyncIterator[Stream]:
-    """Connect, authenticate, agree on a key. With `resume`, what changed after that revision comes first.
+    """Connect, agree on keys, authenticate. With `resume`, what changed after that revision comes first;
+    with its `history`, a store that went back since is noticed: then there is a `state` with `reset`.
+
+    `version` of the cryptography: 2, or 1 as the original has it; none is a substitute for the other.
+    `server_keys`: what the server may prove on version 2, 32 bytes each; without them those of its JWK Set.
 
     Raises StreamUnavailable (try again later), HandshakeRefused, SettingsError for a bad URL."""
+    split_url(url)
+    try:
+        with trio.fail_after(connect_timeout_s):
+            if version == VERSION and server_keys is None:
+                server_keys = await fetch_server_keys(url, ssl_context)
+    except trio.TooSlowError:
+        raise StreamUnavailable(f"{url} did not answer within {connect_timeout_s:g} seconds.") from None
     async with open_websocket(
-        url, subprotocols=subprotocols, connect_timeout_s=connect_timeout_s, ssl_context=ssl_context
+        url,
+        subprotocols=subprotocols,
+        connect_timeout_s=connect_timeout_s,
+        ssl_context=ssl_context or tls_for(url),
     ) as socket:
+        credentials: dict[str, Json] = {"type": "Bearer", "token": token}
+        if resume is not None:
+            credentials["resume"] = (
+                {"rev": resume} if history is None else {"rev": resume, "history": history}
+            )
         try:
             with trio.fail_after(handshake_timeout_s):
-                sealer, connected = await _authenticate(socket, token, resume)
+                if version == VERSION:
+                    link, connected = await authenticate_2(socket, credentials, server_keys or ())
+                else:
+                    link, connected = await authenticate_1(socket, credentials)
         except trio.TooSlowError:
             raise StreamUnavailable(
                 f"{url} did not finish the handshake within {handshake_timeout_s:g} seconds."
             ) from None
-        yield Stream(socket, sealer, connected, heartbeat_s)
-
-
-async def _authenticate(socket: WebSocket, token: str, resume: int | None) -> tuple[Sealer, dict[str, Json]]:
-    pair = KeyPair.generate()
-    data: dict[str, Json] = {"type": "Bearer", "token": token, "publicKey": pair.public_b64}
-    if resume is not None:
-        data["resume"] = {"rev": resume}
-    said = ""
-    try:
-        await socket.send(encode("authenticate", data).decode())
-        while (frame := decode(await socket.receive())).event == "error":
-            said = str(frame.data.get("message", "")) if isinstance(frame.data, dict) else ""
-    except StreamClosed as closed:
-        if closed.code == ABNORMAL and not said:
-            raise StreamUnavailable("The connection broke during the handshake.") from None
-        raise HandshakeRefused(said or closed.reason or "no reason given", closed.code) from None
-    if frame.event != "connected":
-        raise HandshakeRefused(f"the server sent {frame.event!r} before the handshake", PROTOCOL_ERROR)
-    try:
-        connected = msgspec.convert(frame.data, Connected)
-        key = agree(pair, read_public_key(connected.serverPublicKey), unb64(connected.salt))
-    except (msgspec.ValidationError, BadPublicKey, ValueError) as error:
-        raise HandshakeRefused(f"the server's key cannot be used: {error}", PROTOCOL_ERROR) from None
-    return Sealer(key), dict(frame.data)
-
-
-class Connected(msgspec.Struct, frozen=True):
-    id: str
-    userId: str
-    serverPublicKey: str
-    salt: str
-
-
-def encode(event: str, data: Json) -> bytes:
-    return msgspec.json.encode({"event": event} if data is None else {"event": event, "data": data})
-
-
-def decode(message: str | bytes) -> Frame:
-    """Raises StreamClosed when the server did not send `{"event","data"?}`."""
-    try:
-        raw = msgspec.json.decode(message)
-        return Frame(raw["event"], raw.get("data"))
-    except (msgspec.DecodeError, UnicodeError, RecursionError, KeyError, TypeError, AttributeError):
-        raise StreamClosed(PROTOCOL_ERROR, "the server sent something that is no event") from None
+        yield Stream(socket, link, connected, heartbeat_s)

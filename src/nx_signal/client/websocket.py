@@ -1,12 +1,12 @@
-"""The client side of one WebSocket (RFC 6455), driven by whoever reads it: no task of its own, so that
-leaving it never hangs and errors reach the caller as they are."""
+"""The client side of one WebSocket (RFC 6455) over wsproto. It has no task of its own: `receive` drives it,
+so leaving it never hangs and errors reach the caller unwrapped."""
 
 from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import trio
@@ -27,17 +27,17 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from nx_signal.errors import SettingsError, SignalError, Unavailable
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""Far above any frame that the service sends; a peer that sends more is not the service."""
+"""Far above any frame that the service sends."""
 READ_BYTES = 65_536
 SEND_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
-"""How long the peer may take to answer our close before TCP is simply dropped."""
+"""How long the peer may take to answer a close frame."""
 
 NORMAL, PROTOCOL_ERROR, NO_STATUS, ABNORMAL, TOO_BIG = 1000, 1002, 1005, 1006, 1009  # RFC 6455 §7.4.1
 
 
 class StreamUnavailable(Unavailable):
-    """The server cannot be reached, or does not speak WebSocket there, now."""
+    """The server cannot be reached, or does not accept the upgrade, now."""
 
 
 class StreamClosed(SignalError):
@@ -79,23 +79,33 @@ class WebSocket:
         await trio.lowlevel.checkpoint()
         return self._ready.popleft()
 
-    async def send(self, text: str) -> None:
-        """Raises StreamClosed; after a cancelled or overdue send the connection is over, because half
+    async def send(self, message: str | Callable[[], str | bytes]) -> None:
+        """A text or a binary message; a function is called when it is written, in the order of writing.
+
+        Raises StreamClosed; after a cancelled or overdue send the connection is over, because half
         a frame may be on its way."""
-        await self._transmit(TextMessage(data=text))
+        await self._transmit(lambda: _message(message if isinstance(message, str) else message()))
+
+    async def fail(self, code: int, reason: str) -> None:
+        """End the connection, whose peer is not to be trusted: `receive` raises this, and gives no more."""
+        await self._shake_hands(code, reason)
+        self._ready.clear()
+        self._over = (code, reason)
 
     async def aclose(self) -> None:
-        """Say goodbye, wait a moment for the answer, drop TCP."""
+        """Send a close frame, wait CLOSE_TIMEOUT_S for the answer, close TCP."""
         try:
-            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-                if self._over is None:
-                    await self._transmit(CloseConnection(code=NORMAL))
-                while self._over is None:
-                    await self._read()
-        except StreamClosed:
-            pass  # closed is what we want
+            await self._shake_hands(NORMAL, "")
         finally:
             await trio.aclose_forcefully(self._tcp)
+
+    async def _shake_hands(self, code: int, reason: str) -> None:
+        """Of closing."""
+        with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True), suppress(StreamClosed):  # already closed
+            if self._over is None:
+                await self._transmit(CloseConnection(code=code, reason=reason or None))
+            while self._over is None:
+                await self._read()
 
     async def _read(self) -> None:
         try:
@@ -117,10 +127,10 @@ class WebSocket:
             try:
                 await self._transmit(reply)
             except StreamClosed:
-                return  # told by the next receive()
+                return  # the next receive() raises it
 
     def _take(self, event: Event) -> Event | None:
-        """Digest one event; the answer that it asks for."""
+        """Process one event; the event to answer with, if any."""
         if isinstance(event, TextMessage | BytesMessage):
             self._size += len(event.data)
             self._parts.append(bytes(event.data) if isinstance(event, BytesMessage) else event.data)
@@ -139,17 +149,17 @@ class WebSocket:
         elif isinstance(event, AcceptConnection):
             self._accepted = True
         elif isinstance(event, RejectConnection):
-            self._end(ABNORMAL, f"The server answers the upgrade with HTTP status {event.status_code}.")
+            self._end(ABNORMAL, f"The server answered the upgrade with HTTP status {event.status_code}.")
         return None
 
-    async def _transmit(self, event: Event) -> None:
-        farewell = isinstance(event, CloseConnection)
+    async def _transmit(self, made: Event | Callable[[], Event]) -> None:
+        is_close = isinstance(made, CloseConnection)
         async with self._sending:
-            if self._over is not None and not farewell:
+            if self._over is not None and not is_close:
                 raise StreamClosed(*self._over)
             try:
-                data = self._ws.send(event)
-            except LocalProtocolError:  # we have said goodbye already
+                data = self._ws.send(made if isinstance(made, Event) else made())
+            except LocalProtocolError:  # our close frame was sent
                 raise StreamClosed(*(self._over or (NORMAL, "closed by us"))) from None
             sent = False
             try:
@@ -166,6 +176,10 @@ class WebSocket:
 
     def _end(self, code: int, reason: str) -> None:
         self._over = self._over or (code, reason)
+
+
+def _message(data: str | bytes) -> Event:
+    return TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=data)
 
 
 @asynccontextmanager
@@ -206,9 +220,9 @@ def split_url(url: str) -> tuple[bool, str, int, str]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise SettingsError(f"{url!r} is no URL of a stream; it takes ws://host:port/stream.") from None
+        raise SettingsError(f"{url!r} is not a stream URL; use ws://host:port/stream.") from None
     if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise SettingsError(f"{url!r} is no URL of a stream; it takes ws://host:port/stream.")
+        raise SettingsError(f"{url!r} is not a stream URL; use ws://host:port/stream.")
     secure = parts.scheme == "wss"
     path = parts.path if parts.path not in ("", "/") else "/stream"
     target = f"{path}?{parts.query}" if parts.query else path

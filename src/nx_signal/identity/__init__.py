@@ -1,1 +1,1 @@
-"""Who speaks, and what they may do: tokens, the embedded issuer, permissions."""
+"""Authentication and authorization: tokens, the embedded issuer, permissions."""

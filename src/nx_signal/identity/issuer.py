@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +17,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from nx_signal.data_dir import make_private
 from nx_signal.errors import SettingsError
+from nx_signal.identity.key_file import read_key_file
 from nx_signal.identity.tokens import is_user_id
 
 ISSUER = "nx-signal"
 KEY_FILE = "issuer-key.pem"
-MAX_KEY_BYTES = 16_384
-LONGEST_TTL_S = 10 * 365 * 86_400
+MAX_TTL_S = 10 * 365 * 86_400
 
 
 class Issuer:
@@ -52,12 +52,12 @@ class Issuer:
         roles: Iterable[str],
         now: datetime,
     ) -> str:
-        """A token for `user_id`, good for `ttl_s` seconds. Raises SettingsError for values that no
-        verifier would take."""
+        """A token for `user_id`, valid for `ttl_s` seconds. Raises SettingsError for values that
+        the verifier would refuse."""
         if not is_user_id(user_id):
             raise SettingsError("A user id has 1 to 256 characters, none of them NUL.")
-        if not 1 <= ttl_s <= LONGEST_TTL_S:
-            raise SettingsError(f"A token lives from 1 to {LONGEST_TTL_S} seconds.")
+        if not 1 <= ttl_s <= MAX_TTL_S:
+            raise SettingsError(f"A token is valid for 1 to {MAX_TTL_S} seconds.")
         issued_s = int(now.timestamp())
         claims = {
             "iss": ISSUER,
@@ -71,18 +71,24 @@ class Issuer:
         return jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self.kid})
 
 
-def open_issuer(data_dir: Path) -> Issuer:
-    """The issuer of this data directory; its key is made by whoever comes first.
+def open_issuer(data_dir: Path, *, make: bool = True) -> Issuer:
+    """The issuer of this data directory; its key is made where `make` is given, by a server.
 
     Blocking file I/O, milliseconds. Raises SettingsError when the key cannot be used."""
     path = data_dir / KEY_FILE
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make:
+            make_private(data_dir)
         try:
-            pem = _read(path)
+            pem = read_key_file(path)
         except FileNotFoundError:
+            if not make:
+                raise SettingsError(
+                    f"{path} does not exist, so no server would accept a token of it: give the --data-dir of "
+                    "the server, which makes the key at its first start (nx-signal serve)."
+                ) from None
             _create(path)
-            pem = _read(path)
+            pem = read_key_file(path)
     except OSError as error:
         raise SettingsError(
             f"The issuer's key {path} cannot be used ({error.strerror}); "
@@ -93,15 +99,10 @@ def open_issuer(data_dir: Path) -> Issuer:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise SettingsError(f"{path} is no unencrypted P-256 private key; move it away to have one made.")
+        raise SettingsError(
+            f"{path} is not an unencrypted P-256 private key; move it away, and a new one is made."
+        )
     return Issuer(key)
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-            raise SettingsError(f"Others than its owner can read or change {path}; run: chmod 600 {path}")
-        return file.read(MAX_KEY_BYTES)
 
 
 def _create(path: Path) -> None:
@@ -112,6 +113,7 @@ def _create(path: Path) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), 0o600)  # the umask may have taken rights away
             file.write(pem)
             file.flush()
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""What a principal may do: codes of its token, and of the directory (CONTRACT §4, permissions)."""
+"""A principal's permissions: those of its token and of the directory (CONTRACT §4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import trio
 
 from nx_signal.errors import SignalError
 from nx_signal.model import Principal
-from nx_signal.ports import Directory
+from nx_signal.store import Directory
 
 FRESH_S = 5.0
 """How long a revoked grant may still work."""
@@ -20,14 +20,14 @@ class Forbidden(SignalError):
 
 
 class Access:
-    """Answers from the token where it can, else from the directory: one query per look-up, kept 5 s."""
+    """Checks the token first, then the directory: one query per look-up, cached for FRESH_S."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._known: OrderedDict[tuple[str, frozenset[str]], tuple[float, frozenset[str]]] = OrderedDict()
 
     async def require(self, principal: Principal, code: str) -> None:
-        """Raises Forbidden, or StoreUnavailable when the directory has to be asked and cannot be."""
+        """Raises Forbidden, or StoreUnavailable when the directory is needed and cannot be read."""
         if code not in principal.permissions and code not in await self._codes(principal):
             raise Forbidden(f"This needs the permission {code}.")
 

@@ -1,12 +1,12 @@
-"""The inbox of one user: every operation takes the user's id first and reaches nobody else's rows."""
+"""The inbox of one user: every operation takes the user's id first and reaches only that user's rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from nx_signal.model import Change, Head, InboxFilter, InboxPage, Notification
-from nx_signal.ports import InboxStore
+from nx_signal.model import Change, InboxFilter, InboxPage, InboxSummary, Notification
+from nx_signal.store import InboxStore
 
 
 class Inbox:
@@ -20,15 +20,15 @@ class Inbox:
         self._store = store
         self._announce = announce
 
-    async def head(self, user_id: str) -> Head:
-        return (await self._store.heads([user_id]))[user_id]
+    async def head(self, user_id: str) -> InboxSummary:
+        return (await self._store.summaries([user_id]))[user_id]
 
     async def page(
         self, user_id: str, where: InboxFilter, limit: int, before_rev: int | None = None, skip: int = 0
     ) -> InboxPage:
         return await self._store.page(user_id, where, limit, before_rev, skip)
 
-    async def count(self, user_id: str, where: InboxFilter) -> tuple[int, Head]:
+    async def count(self, user_id: str, where: InboxFilter) -> tuple[int, InboxSummary]:
         """(how many match, the head of the same snapshot)"""
         return await self._store.count(user_id, where)
 
@@ -36,8 +36,12 @@ class Inbox:
         """None for an id that is unknown, deleted or another user's: no difference."""
         return await self._store.get(user_id, id)
 
+    async def rendered_from(self, user_id: str, ids: Sequence[int]) -> Mapping[int, str]:
+        """What these notifications of the user were rendered from, for activities/again.py."""
+        return await self._store.rendered_from(user_id, ids)
+
     async def mark_read(self, user_id: str, id: int, origin: str | None = None) -> Notification | None:
-        """None as for `get`. Idempotent: the first read_at stays. `origin`: the client that asks."""
+        """None as for `get`. Idempotent: the first read_at stays. `origin`: the client that made the call."""
         result = await self._store.mark_read(user_id, id, origin)
         if result is None:
             return None
@@ -53,10 +57,12 @@ class Inbox:
         type: str | None = None,
         subject: str | None = None,
         origin: str | None = None,
-    ) -> tuple[int, Head, datetime]:
-        """(how many became read, the head after, the time)"""
+        history: str | None = None,
+    ) -> tuple[int, InboxSummary, datetime]:
+        """(how many became read, the head after, the time). Raises HistoryLost where `history` is given and
+        not that of `up_to_rev`."""
         updated, head, read_at, change = await self._store.mark_all_read(
-            user_id, up_to_rev, type, subject, origin
+            user_id, up_to_rev, type, subject, origin, history
         )
         if change is not None:
             self._announce((change,))

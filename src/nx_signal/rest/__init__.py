@@ -1,1 +1,1 @@
-"""REST of CONTRACT §4 on Quart, served over hypercorn's protocol on Trio."""
+"""REST of CONTRACT §4 on Quart."""

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
 import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
+from werkzeug.routing import PathConverter
 
-from nx_signal.rest.access import Api
-from nx_signal.rest.activities import activities
-from nx_signal.rest.clients import clients
-from nx_signal.rest.dead_letters import dead_letters
-from nx_signal.rest.doc import doc
-from nx_signal.rest.notifications import notifications
+from nx_signal.activities.content import Renderer
+from nx_signal.activities.explain import Explain
+from nx_signal.activities.limits import NOTIFICATION_BYTES
+from nx_signal.activities.preview import Preview
+from nx_signal.activities.replay import Replay
+from nx_signal.delivery.operator import Operator
+from nx_signal.inbox.service import Inbox
+from nx_signal.ports import Journal
+from nx_signal.rest.access import Authorizer
+from nx_signal.rest.activities import activity_routes
+from nx_signal.rest.clients import client_routes
+from nx_signal.rest.dead_letters import dead_letter_routes
+from nx_signal.rest.doc import doc_routes
+from nx_signal.rest.explain import explain_routes
+from nx_signal.rest.members import member_routes
+from nx_signal.rest.notifications import notification_routes
 from nx_signal.rest.openapi import document
-from nx_signal.rest.operations import operations
+from nx_signal.rest.operations import StreamJwks, operation_routes
 from nx_signal.rest.problems import Problem, register_problems
-
-__all__ = ["Api", "create_app"]
+from nx_signal.store import DeadLetters, Directory, Members
+from nx_signal.telemetry.health import Health
+from nx_signal.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -32,9 +45,11 @@ BODY_TIMEOUT_S = 10
 """For the whole body to arrive."""
 HANDLING_TIMEOUT_S = 20.0
 """For a handler, body included: above the adapters' own deadlines, so that their error is the answer."""
-RESPONSE_TIMEOUT_S = 30
-"""For the whole response to leave."""
+RESPONSE_TIMEOUT_S = 60
+"""For the whole response to leave: the viewer's largest file, compressed, at sending.MIN_BYTES_PER_S."""
 PREFLIGHT_MAX_AGE_S = 600
+MAX_REPORTED = 20
+"""Origins that are logged as refused."""
 
 _SECURITY = {
     "X-Content-Type-Options": "nosniff",
@@ -42,7 +57,8 @@ _SECURITY = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""What is no page of ours loads nothing and is shown in no frame (OWASP REST Security Cheat Sheet)."""
+"""An answer loads nothing and is not shown in a frame; the pages below /doc have a policy of their own (OWASP
+REST Security Cheat Sheet)."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
@@ -51,14 +67,43 @@ _EXPOSED = "ETag, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-
 """Header fields that scripts of other origins may send, and see, beside the usual ones."""
 
 
+class _AnyPath(PathConverter):
+    """It may begin with a slash, as an id may."""
+
+    part_isolating = False
+    regex = ".+?"
+
+
 class _App(QuartTrio):
     async def dispatch_request(self, *context: Any) -> Any:  # one Quart passes an optional, another a must
         with trio.fail_after(HANDLING_TIMEOUT_S):
             return await super().dispatch_request(*context)
 
 
-def create_app(api: Api) -> QuartTrio:
-    """The application; it needs no lifespan. Serve it by `rest.http.Http`."""
+def create_app(
+    *,
+    authorizer: Authorizer,
+    inbox: Inbox,
+    renderer: Renderer,
+    event_types: frozenset[str] | None,
+    journal: Journal,
+    preview: Preview,
+    explain: Explain,
+    dead_letters: DeadLetters,
+    replay: Replay,
+    directory: Directory,
+    members: Members,
+    operator: Operator,
+    health: Health,
+    metrics: Metrics,
+    jwks: Mapping[str, object] | None,
+    stream_jwks: StreamJwks | None = None,
+    cors_origins: Collection[str],
+    path_prefix: str = "",
+    operations_apart: bool = False,
+    notification_bytes: int = NOTIFICATION_BYTES,
+) -> QuartTrio:
+    """The application, without a lifespan; server.http.Http serves it."""
     app = _App("nx_signal", static_folder=None, template_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
@@ -68,21 +113,31 @@ def create_app(api: Api) -> QuartTrio:
     )
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # would answer // with a redirect
+    app.url_map.converters["path"] = _AnyPath
     register_problems(app)
     app.before_request(_identify)
-    _finish(app, frozenset(api.settings.cors_origins))
-    for routes in (notifications(api), activities(api), dead_letters(api), clients(api)):
+    _finish(app, frozenset(cors_origins))
+    for routes in (
+        notification_routes(authorizer, inbox, renderer),
+        activity_routes(authorizer, journal, event_types, preview, notification_bytes),
+        explain_routes(authorizer, explain),
+        dead_letter_routes(authorizer, dead_letters, replay),
+        member_routes(authorizer, directory, members),
+        client_routes(authorizer, operator),
+    ):
         app.register_blueprint(routes, url_prefix=BASE_PATH + (routes.url_prefix or ""))
-    app.register_blueprint(operations(api))
-    pages = doc(document(app))
+    app.register_blueprint(
+        operation_routes(authorizer, health, metrics, jwks, stream_jwks, apart=operations_apart)
+    )
+    pages = doc_routes(document(app, path_prefix), path_prefix)
     app.register_blueprint(pages, url_prefix="/doc")
     app.register_blueprint(pages, url_prefix=f"{BASE_PATH}/doc", name="doc-under-base")
     return app
 
 
 async def _identify() -> None:
-    """Give the request an id, the caller's where it is a decent one; each request is a task of its own,
-    so what is bound here ends with it."""
+    """Give the request an id: the caller's where it is valid. Each request is a task of its own, so the
+    logger's context that is bound here ends with it."""
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
     g.began = trio.current_time()
@@ -93,6 +148,8 @@ async def _identify() -> None:
 
 
 def _finish(app: QuartTrio, origins: frozenset[str]) -> None:
+    refused: set[str] = set()
+
     @app.after_request
     async def finish(response: Response) -> Response:
         headers = response.headers
@@ -102,6 +159,7 @@ def _finish(app: QuartTrio, origins: frozenset[str]) -> None:
         headers["X-Request-Id"] = g.request_id
         headers.update(g.rate_limit)
         _share(response, origins)
+        _report_refusal(response, refused)
         log.debug(
             "http_request",
             method=request.method,
@@ -110,6 +168,20 @@ def _finish(app: QuartTrio, origins: frozenset[str]) -> None:
             ms=round((trio.current_time() - g.began) * 1000, 1),
         )
         return response
+
+
+def _report_refusal(response: Response, reported: set[str]) -> None:
+    """Log each page that a browser will not let read the answer, once; the browser shows the reason to its
+    user alone. A page of this server's own address needs no permission."""
+    origin = request.headers.get("Origin")
+    if origin is None or "Access-Control-Allow-Origin" in response.headers:
+        return
+    if origin.partition("://")[2] == request.host or origin in reported or len(reported) == MAX_REPORTED:
+        return
+    reported.add(origin)
+    log.warning(
+        "cors_refused", origin=origin[:200], advice="list it in APP_ENV_CORS_ORIGINS if it may call REST"
+    )
 
 
 def _share(response: Response, origins: frozenset[str]) -> None:

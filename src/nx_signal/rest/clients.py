@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from quart import Blueprint
 
+from nx_signal.delivery.operator import MAX_CLIENTS, Operator
+from nx_signal.delivery.peers import ANY
+from nx_signal.delivery.topics import (
+    CONNECTED,
+    DISCONNECT,
+    EXPIRING,
+    GOAWAY,
+    OWN_TOPICS,
+)
 from nx_signal.model import Json
-from nx_signal.rest.access import Api
+from nx_signal.model.wire import Count, Time
+from nx_signal.rest.access import PUBLIC, Authorizer
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.queries import DEFAULT_LIMIT
 from nx_signal.rest.route import Call, Example, route
-from nx_signal.rest.shapes import Count, PlainText, Time
-from nx_signal.stream.operator import MAX_CLIENTS
-from nx_signal.stream.topics import DISCONNECT
+from nx_signal.rest.shapes import PlainText
 
+PROTOCOL_EVENTS = frozenset({CONNECTED, EXPIRING, GOAWAY, "encrypted"})
+"""A client takes these for the server's own (CONTRACT §1)."""
 MAX_DATA_BYTES = 65_536
 """Of one send: sealed and in base64 it stays below what a client accepts in one frame."""
 
 ClientId = Annotated[str, Meta(pattern="^[A-Za-z0-9-]{1,64}$", description="As the list shows it.")]
+Unanswered = Annotated[
+    list[str],
+    Meta(description="serverIds. `*` stands for instances that are not known, as the relay is away."),
+]
 CLIENT_PATH = {"client_id": ClientId}
 ROOM_PATH = {"room_name": PlainText}
 
@@ -49,16 +64,18 @@ class Client(Struct, rename="camel"):
 
 
 class ClientPage(Struct, rename="camel"):
-    """Ordered by id. `unanswered`: instances whose clients are missing, as they did not answer in time."""
+    """Ordered by id. `unanswered`: instances whose clients are missing, as they did not answer in time or
+    could not be asked."""
 
     data: list[Client]
     total: Count
     next_cursor: str | None
-    unanswered: list[str]
+    unanswered: Unanswered
 
 
 class StreamStatus(Struct, rename="camel"):
-    """Of this instance, and how many instances it knows of, itself included."""
+    """Of this instance; `instances` counts those that are known to be up, itself included. `unanswered`:
+    instances of which that cannot be known."""
 
     status: Literal["ok"]
     server_id: str
@@ -67,6 +84,7 @@ class StreamStatus(Struct, rename="camel"):
     users: Count
     rooms: Count
     started_at: Time | None
+    unanswered: Unanswered
 
 
 class Send(Struct):
@@ -77,6 +95,10 @@ class Send(Struct):
 
 
 class Accepted(Struct):
+    """`unreached`: instances whose clients may not get it, as they did not confirm it in time or could not be
+    reached."""
+
+    unreached: Unanswered
     accepted: Literal[True] = True
 
 
@@ -93,18 +115,16 @@ _CLIENT = {
     "queued": 0,
 }
 _SEND = {"topic": "shop/notice", "data": {"text": "Closing in ten minutes."}}
-_DONE = {"accepted": True}
+_DONE = {"unreached": [], "accepted": True}
 
 
-def clients(api: Api) -> Blueprint:
+def client_routes(authorizer: Authorizer, operator: Operator) -> Blueprint:
     routes = Blueprint("clients", __name__, url_prefix="/socket/websocket/clients")
-    operator = api.operator
 
     @routes.get("/status")
     @route(
-        api,
+        PUBLIC,
         "Status of the stream",
-        public=True,
         answers={200: StreamStatus},
         example=Example(
             answer={
@@ -115,6 +135,7 @@ def clients(api: Api) -> Blueprint:
                 "users": 1,
                 "rooms": 3,
                 "startedAt": "2026-01-01T12:00:00.000Z",
+                "unanswered": [],
             }
         ),
     )
@@ -124,7 +145,7 @@ def clients(api: Api) -> Blueprint:
 
     @routes.get("")
     @route(
-        api,
+        authorizer,
         "List clients",
         permission="WebSocketClient.find",
         query=ClientsParameters,
@@ -136,9 +157,9 @@ def clients(api: Api) -> Blueprint:
     )
     async def list_(call: Call[ClientsParameters, None]) -> Json:
         """The connected clients of all instances."""
-        asked = call.query
-        user_id, room, after = (None if v is UNSET else v for v in (asked.user_id, asked.room, asked.cursor))
-        page = await operator.clients(user_id, room, asked.limit, after)
+        query = call.query
+        user_id, room, after = (None if v is UNSET else v for v in (query.user_id, query.room, query.cursor))
+        page = await operator.clients(user_id, room, query.limit, after)
         return {
             "data": page.clients,
             "total": page.total,
@@ -148,7 +169,7 @@ def clients(api: Api) -> Blueprint:
 
     @routes.get("/<client_id>")
     @route(
-        api,
+        authorizer,
         "Get a client",
         permission="WebSocketClient.findById",
         answers={200: Client},
@@ -156,17 +177,17 @@ def clients(api: Api) -> Blueprint:
         example=Example(path={"clientId": _CLIENT_ID}, answer=_CLIENT),
     )
     async def get(call: Call[None, None], client_id: str) -> Json:
-        """On whichever instance it is; 503 where it may be on one that did not answer in time."""
+        """On whichever instance it is; 503 where it may be on one that gave no answer."""
         client, unanswered = await operator.client(client_id)
         if client is not None:
             return dict(client)
         if unanswered:
-            raise Problem(503, f"These instances did not answer in time: {', '.join(unanswered)}.")
+            raise Problem(503, f"It may be on an instance that gave no answer: {_named(unanswered)}.")
         raise Problem(404)
 
     @routes.post("/broadcast")
     @route(
-        api,
+        authorizer,
         "Send to every client",
         permission="WebSocketClient.broadcast",
         body=Send,
@@ -175,12 +196,11 @@ def clients(api: Api) -> Blueprint:
     )
     async def broadcast(call: Call[None, Send]) -> Accepted:
         """On every instance."""
-        await operator.broadcast(*_event(call.body))
-        return Accepted()
+        return _accepted(await operator.broadcast(*_event(call.body)))
 
     @routes.post("/rooms/<path:room_name>/send")
     @route(
-        api,
+        authorizer,
         "Send to a room",
         permission="WebSocketClient.sendToRoom",
         path=ROOM_PATH,
@@ -189,13 +209,12 @@ def clients(api: Api) -> Blueprint:
         example=Example(path={"roomName": "signal/merchant/m1"}, body=_SEND, answer=_DONE),
     )
     async def send_to_room(call: Call[None, Send], room_name: str) -> Accepted:
-        """To each client in it, on every instance; nobody needs to be there. The name is URL-encoded."""
-        await operator.send_to_room(room_name, *_event(call.body))
-        return Accepted()
+        """To each client in it, on every instance; the room may be empty. The name is URL-encoded."""
+        return _accepted(await operator.send_to_room(room_name, *_event(call.body)))
 
     @routes.post("/<client_id>/send")
     @route(
-        api,
+        authorizer,
         "Send to a client",
         permission="WebSocketClient.sendToClient",
         path=CLIENT_PATH,
@@ -204,13 +223,13 @@ def clients(api: Api) -> Blueprint:
         example=Example(path={"clientId": _CLIENT_ID}, body=_SEND, answer=_DONE),
     )
     async def send_to_client(call: Call[None, Send], client_id: str) -> Accepted:
-        """On whichever instance it is; accepted whether or not it is there."""
-        await operator.send_to_client(client_id, *_event(call.body))
-        return Accepted()
+        """On whichever instance it is; accepted whether or not it is there. 503 where it is not on this one
+        and the others cannot be reached."""
+        return _accepted(await operator.send_to_client(client_id, *_event(call.body)))
 
     @routes.post("/<client_id>/disconnect")
     @route(
-        api,
+        authorizer,
         "Disconnect a client",
         permission="WebSocketClient.disconnect",
         path=CLIENT_PATH,
@@ -218,17 +237,27 @@ def clients(api: Api) -> Blueprint:
         example=Example(path={"clientId": _CLIENT_ID}, answer=_DONE),
     )
     async def disconnect(call: Call[None, None], client_id: str) -> Accepted:
-        """It is closed with 4006; accepted whether or not it is there."""
-        await operator.disconnect(client_id)
-        return Accepted()
+        """It is closed with 4006; accepted whether or not it is there. 503 where it is not on this instance
+        and the others cannot be reached."""
+        return _accepted(await operator.disconnect(client_id))
 
     return routes
+
+
+def _accepted(unreached: Sequence[str]) -> Accepted:
+    return Accepted(list(unreached))
+
+
+def _named(server_ids: Sequence[str]) -> str:
+    return ", ".join("one that is not known here" if id == ANY else id for id in server_ids)
 
 
 def _event(send: Send) -> tuple[str, bytes]:
     """(topic, JSON of the data)"""
     if send.topic == DISCONNECT:
         raise Problem(400, f"The topic {DISCONNECT!r} ends connections: use …/disconnect for that.")
+    if send.topic.startswith(OWN_TOPICS) or send.topic in PROTOCOL_EVENTS:
+        raise Problem(400, f"The topic {send.topic[:100]!r} is of Signal itself: send under another one.")
     data = msgspec.json.encode(send.data)
     if len(data) > MAX_DATA_BYTES:
         raise Problem(413, f"data has at most {MAX_DATA_BYTES} bytes.")

@@ -1,4 +1,4 @@
-"""`/dead-letters`: what could not be handled, and handling it again."""
+"""`/dead-letters`: the activities that could not be processed, and their replay."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from quart import Blueprint
 
+from nx_signal.activities.replay import Replay
 from nx_signal.errors import MessageRejected
 from nx_signal.model import DeadLetter
-from nx_signal.rest.access import Api
+from nx_signal.model.timestamps import format_timestamp
+from nx_signal.model.wire import Count, Id, Time
+from nx_signal.rest.access import Authorizer
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.queries import DEFAULT_LIMIT, Limit, RowId, row_id
 from nx_signal.rest.route import Call, Example, route
-from nx_signal.rest.shapes import Count, Id, Time, instant
+from nx_signal.store import DeadLetters
 
 MAX_LISTED_BYTES = 4_096
 """Of each value in a list; one letter by itself is shown whole."""
@@ -32,7 +35,7 @@ class DeadLetterParameters(Struct):
 
 class Raw(Struct):
     """Bytes as they came: the text where they are UTF-8, else base64. `bytes`: how many there are, also
-    where `truncated` says that a list shows only the first of them."""
+    where `truncated` is true, a list shows only the first of them."""
 
     encoding: Literal["utf-8", "base64"]
     text: str
@@ -90,13 +93,12 @@ _LETTER = {
 }
 
 
-def dead_letters(api: Api) -> Blueprint:
+def dead_letter_routes(authorizer: Authorizer, letters: DeadLetters, replay: Replay) -> Blueprint:
     routes = Blueprint("dead-letters", __name__, url_prefix="/dead-letters")
-    letters = api.dead_letters
 
     @routes.get("")
     @route(
-        api,
+        authorizer,
         "List dead letters",
         permission="DeadLetter.find",
         query=DeadLetterParameters,
@@ -118,7 +120,7 @@ def dead_letters(api: Api) -> Blueprint:
 
     @routes.get("/<id>")
     @route(
-        api,
+        authorizer,
         "Get a dead letter",
         permission="DeadLetter.find",
         answers={200: Letter},
@@ -134,8 +136,8 @@ def dead_letters(api: Api) -> Blueprint:
 
     @routes.post("/<id>/replay")
     @route(
-        api,
-        "Handle a dead letter again",
+        authorizer,
+        "Replay a dead letter",
         permission="DeadLetter.replay",
         answers={200: Replayed},
         problems=(404, 422),
@@ -143,12 +145,12 @@ def dead_letters(api: Api) -> Blueprint:
             path={"id": _ID}, answer={"eventId": "order-7", "outcome": "stored", "recipients": 1}
         ),
     )
-    async def replay(call: Call[None, None], id: str) -> Replayed:
+    async def replay_(call: Call[None, None], id: str) -> Replayed:
         """As its first success would have been: under its own eventId or original position, each
-        notification once, and the connected clients are told. Then the letter is gone. Where it fails again
+        notification once, pushed to the connected clients. Then the letter is gone. Where it fails again
         the answer is a 422 with the reason, and the letter stays with it. Harmless to repeat."""
         try:
-            trace = await api.replay.replay(_number(id))
+            trace = await replay.replay(_number(id))
         except MessageRejected as error:
             raise Problem(422, str(error), "replay_failed") from None
         if trace is None:
@@ -158,7 +160,7 @@ def dead_letters(api: Api) -> Blueprint:
 
     @routes.delete("/<id>")
     @route(
-        api,
+        authorizer,
         "Discard a dead letter",
         permission="DeadLetter.delete",
         answers={204: None},
@@ -188,7 +190,7 @@ def _letter(letter: DeadLetter, max_bytes: int | None) -> Letter:
         value=_raw(letter.value, max_bytes),
         headers={_legible(name): _raw(value, max_bytes) for name, value in letter.headers.items()},
         error=_legible(letter.error),
-        created_at=None if letter.created_at is None else instant(letter.created_at),
+        created_at=format_timestamp(letter.created_at),
     )
 
 

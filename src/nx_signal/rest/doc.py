@@ -5,15 +5,15 @@ from __future__ import annotations
 from importlib import resources
 
 import msgspec
-import trio
 from quart import Blueprint, Response
 
 from nx_signal.model import Json
+from nx_signal.rest.files import SharedFile
 from nx_signal.rest.problems import Problem
-from nx_signal.stream.asyncapi import document as asyncapi
+from nx_signal.websocket.asyncapi import document as asyncapi
 
 VIEWER = resources.files("nx_signal") / "web" / "doc"
-"""Swagger UI as it is published (its README.md says how), and a page of ours around it."""
+"""Swagger UI as it is published (see its README.md), and the page around it."""
 _FILES = {
     "start.js": "text/javascript; charset=utf-8",
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -26,16 +26,17 @@ _POLICY = (
 """Its own files alone. The viewer writes styles as it goes; no script is inline."""
 
 
-def doc(openapi: Json) -> Blueprint:
+def doc_routes(openapi: Json, prefix: str) -> Blueprint:
     routes = Blueprint("doc", __name__)
-    documents = {
-        "openapi.json": msgspec.json.encode(openapi),
-        "asyncapi.json": msgspec.json.encode(asyncapi()),
+    index = _viewer("index.html", "text/html; charset=utf-8")
+    parts = {name: _viewer(name, kind) for name, kind in _FILES.items()} | {
+        "openapi.json": SharedFile(lambda: msgspec.json.encode(openapi), "application/json", {}),
+        "asyncapi.json": SharedFile(lambda: msgspec.json.encode(asyncapi(prefix)), "application/json", {}),
     }
 
     @routes.get("", strict_slashes=True)
     async def page() -> Response:
-        return await _file("index.html", "text/html; charset=utf-8")
+        return await index.response()
 
     @routes.get("/", strict_slashes=True)
     async def slashed() -> Response:
@@ -44,21 +45,12 @@ def doc(openapi: Json) -> Blueprint:
 
     @routes.get("/<name>")
     async def part(name: str) -> Response:
-        if (document := documents.get(name)) is not None:
-            return _fresh(Response(document, content_type="application/json"))
-        if (kind := _FILES.get(name)) is not None:
-            return await _file(name, kind)
-        raise Problem(404)
+        if name not in parts:
+            raise Problem(404)
+        return await parts[name].response()
 
     return routes
 
 
-async def _file(name: str, kind: str) -> Response:
-    response = Response(await trio.to_thread.run_sync((VIEWER / name).read_bytes), content_type=kind)
-    response.headers["Content-Security-Policy"] = _POLICY
-    return _fresh(response)
-
-
-def _fresh(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-cache"
-    return response
+def _viewer(name: str, kind: str) -> SharedFile:
+    return SharedFile((VIEWER / name).read_bytes, kind, {"Content-Security-Policy": _POLICY})

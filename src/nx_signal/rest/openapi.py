@@ -12,8 +12,9 @@ from quart_trio import QuartTrio
 
 from nx_signal import __version__
 from nx_signal.model import Json
-from nx_signal.rest.problems import ProblemDetails
+from nx_signal.model.json import decode_json
 from nx_signal.rest.route import JSON, Route, camel, struct_in
+from nx_signal.server.problem import ProblemDetails
 
 PROBLEM_JSON = "application/problem+json"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -49,8 +50,8 @@ _HEADERS: Mapping[str, Json] = {
 }
 
 
-def document(app: QuartTrio) -> dict[str, Json]:
-    """Raises TypeError for a type that has no schema."""
+def document(app: QuartTrio, prefix: str = "") -> dict[str, Json]:
+    """`prefix`: of the paths, as a browser sees them. Raises TypeError for a type that has no schema."""
     routes = list(declared(app))
     types = [kind for _, _, _, each in routes for kind in _types_of(each)]
     schemas, components = msgspec.json.schema_components([*types, ProblemDetails], ref_template=_SCHEMAS)
@@ -64,7 +65,7 @@ def document(app: QuartTrio) -> dict[str, Json]:
     return {
         "openapi": "3.1.0",
         "info": _INFO,
-        "servers": [{"url": "/"}],
+        "servers": [{"url": prefix or "/"}],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": components,
@@ -136,7 +137,7 @@ def _parameters(each: Route, components: Mapping[str, Any]) -> Iterator[Json]:
             parameter["description"] = schema.pop("description")
         example = each.example.query.get(field.encode_name)
         if struct_in(field.type) is not None:
-            parsed = None if example is None else msgspec.json.decode(example)
+            parsed = None if example is None else decode_json(example)
             yield parameter | {"content": {JSON: {"schema": schema} | _example(parsed)}}
         else:
             typed = None if example is None else msgspec.convert(example, field.type, strict=False)

@@ -3,51 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http import HTTPStatus
 
-import msgspec
 import structlog
 import trio
 from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from nx_signal.errors import MessageRejected, StoreRejected, TokenRejected, Unavailable
+from nx_signal.errors import (
+    HistoryLost,
+    MessageRejected,
+    StoreRejected,
+    TokenRejected,
+    Unavailable,
+    is_out_of_memory,
+)
 from nx_signal.identity.permissions import Forbidden
+from nx_signal.server.problem import OUT_OF_MEMORY, problem_json, report_out_of_memory
 
 log = structlog.get_logger()
 
 RETRY_AFTER_S = 2
 """A database that restarts is back in about that time."""
 
-# The code of a status; a Problem raised on purpose may name a finer one.
-_CODES = {
-    400: "bad_request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "request_timeout",
-    413: "too_large",
-    414: "query_too_long",
-    415: "unsupported_media_type",
-    422: "unprocessable",
-    426: "upgrade_required",
-    429: "too_many_requests",
-    431: "headers_too_large",
-    500: "internal_error",
-    503: "unavailable",
-}
-_DETAILS = {
-    404: "There is nothing at this address for you.",
-    408: "The request's body did not arrive in time; send it again.",
-    413: "The request's body is too large; send less at once.",
-    500: "Something went wrong here; the logs name this request by its X-Request-Id.",
-}
-
 
 class Problem(Exception):
-    """An answer that is an error. `detail` is a sentence for whoever reads the client's log."""
+    """An answer that is an error. `detail` is a sentence for the reader of the client's log."""
 
     def __init__(
         self,
@@ -61,30 +42,6 @@ class Problem(Exception):
         self.detail = detail
         self.code = code
         self.headers = headers or {}
-
-
-class ProblemDetails(msgspec.Struct):
-    """An error (RFC 9457). `code` is stable: programs go by it; `detail` is a sentence for people."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
-
-
-def problem_json(status: int, detail: str | None = None, code: str | None = None) -> bytes:
-    """The body. Nothing in it differs between two requests that fail alike."""
-    phrase = HTTPStatus(status).phrase
-    return msgspec.json.encode(
-        ProblemDetails(
-            type="about:blank",
-            title=phrase,
-            status=status,
-            code=code or _CODES.get(status) or phrase.lower().replace(" ", "_"),
-            detail=detail or _DETAILS.get(status) or HTTPStatus(status).description or phrase,
-        )
-    )
 
 
 def problem(error: Problem) -> Response:
@@ -114,6 +71,9 @@ def register_problems(app: QuartTrio) -> None:
     async def rejected_message(error: MessageRejected) -> Response:
         return problem(Problem(400, str(error), "invalid_message"))
 
+    async def lost_history(error: HistoryLost) -> Response:
+        return problem(Problem(409, str(error), "history_lost"))
+
     async def unstorable(error: StoreRejected) -> Response:
         log.warning("store_rejected", why=str(error))
         return problem(Problem(422, "The database cannot hold a value of this request.", "unstorable"))
@@ -139,6 +99,9 @@ def register_problems(app: QuartTrio) -> None:
         return problem(Problem(error.code, detail, headers=headers))
 
     async def unknown(error: Exception) -> Response:
+        if is_out_of_memory(error):
+            report_out_of_memory()
+            return problem(Problem(503, OUT_OF_MEMORY, headers={"Retry-After": str(RETRY_AFTER_S)}))
         log.error("http_failed", exc_info=error)
         return problem(Problem(500))
 
@@ -147,6 +110,7 @@ def register_problems(app: QuartTrio) -> None:
         (TokenRejected, rejected_token),
         (Forbidden, forbidden),
         (MessageRejected, rejected_message),
+        (HistoryLost, lost_history),
         (StoreRejected, unstorable),
         (Unavailable, unavailable),
         (trio.TooSlowError, too_slow),

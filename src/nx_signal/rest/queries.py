@@ -1,4 +1,4 @@
-"""What the notification lists may be asked (CONTRACT §4): plain parameters, and the `filter` JSON form.
+"""The queries of the notification lists (CONTRACT §4): plain parameters, and the `filter` JSON form.
 
 Both hold together; a plain `limit` wins over the filter's. Inside `filter` nothing is ignored: what is not
 understood there would silently answer another question."""
@@ -11,12 +11,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from nx_signal.model import Condition, ConditionField, ConditionOperator, InboxFilter
+from nx_signal.model import Condition, ConditionOperator, InboxFilter
+from nx_signal.model.filters import FIELDS, PARAMETERS, FieldKind
+from nx_signal.model.timestamps import to_milliseconds
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.shapes import MAX_INT, MAX_TEXT_CHARS, PlainText
 
@@ -38,7 +41,7 @@ Locale = Annotated[
     str,
     Meta(
         pattern="^[A-Za-z]{1,8}([_-][A-Za-z0-9]{1,8}){0,4}$",
-        description="Say the notifications in this language (BCP 47), where it is shipped; else in English.",
+        description="Render them in this language (BCP 47), where it is shipped; else in English.",
         examples=["vi"],
     ),
 ]
@@ -65,76 +68,42 @@ RowId = Annotated[str, Meta(pattern="^(0|[1-9][0-9]{0,18})$", description="A Sno
 RowRev = Annotated[int, Meta(ge=0, le=MAX_INT)]
 
 
-class OnText(Struct, forbid_unknown_fields=True):
-    """Operators on a text."""
-
-    eq: PlainText | UnsetType = UNSET
-    neq: PlainText | UnsetType = UNSET
-    inq: Annotated[list[PlainText], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
-    nin: Annotated[list[PlainText], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
-    like: Pattern | UnsetType = UNSET
-
-
-class OnOptionalText(Struct, forbid_unknown_fields=True):
-    """Operators on a text that may be absent: null is its absence; neq and nin hold for it."""
-
-    eq: PlainText | UnsetType | None = UNSET
-    neq: PlainText | UnsetType | None = UNSET
-    inq: Annotated[list[PlainText], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
-    nin: Annotated[list[PlainText], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
-
-
-class OnSubject(OnOptionalText, forbid_unknown_fields=True):
-    """Operators on a text that may be absent: null is its absence; neq and nin hold for it."""
-
-    like: Pattern | UnsetType = UNSET
-
-
-class OnFlag(Struct, forbid_unknown_fields=True):
-    """Operators on true and false."""
-
-    eq: bool | UnsetType = UNSET
-    neq: bool | UnsetType = UNSET
+_VALUES: Mapping[FieldKind, Any] = {
+    "id": RowId,
+    "revision": RowRev,
+    "text": PlainText,
+    "subject": PlainText,
+    "optional_text": PlainText,
+    "flag": bool,
+    "time": Instant,
+}
+_ORDERED = ("gt", "gte", "lt", "lte", "between")
+_LISTED = ("inq", "nin")
+_OPTIONAL = "Operators on a text that may be absent: null is its absence; neq and nin hold for it."
+_OPERATORS_ON: Mapping[FieldKind, tuple[str, str, tuple[str, ...]]] = {
+    "id": ("OnId", "Operators on an id; ids ascend with time.", (*_ORDERED, *_LISTED)),
+    "revision": ("OnRev", "Operators on the revision that created a row.", (*_ORDERED, *_LISTED)),
+    "text": ("OnText", "Operators on a text.", (*_LISTED, "like")),
+    "subject": ("OnSubject", _OPTIONAL, (*_LISTED, "like")),
+    "optional_text": ("OnOptionalText", _OPTIONAL, _LISTED),
+    "flag": ("OnFlag", "Operators on true and false.", ()),
+    "time": ("OnTime", "Operators on a time.", _ORDERED),
+}
+"""kind → the type of its operators, its documentation, and the operators beside eq and neq"""
 
 
-class OnTime(Struct, forbid_unknown_fields=True):
-    """Operators on a time."""
-
-    eq: Instant | UnsetType = UNSET
-    neq: Instant | UnsetType = UNSET
-    gt: Instant | UnsetType = UNSET
-    gte: Instant | UnsetType = UNSET
-    lt: Instant | UnsetType = UNSET
-    lte: Instant | UnsetType = UNSET
-    between: Annotated[tuple[Instant, Instant], Meta(description="Both inclusive.")] | UnsetType = UNSET
-
-
-class OnId(Struct, forbid_unknown_fields=True):
-    """Operators on an id; ids ascend with time."""
-
-    eq: RowId | UnsetType = UNSET
-    neq: RowId | UnsetType = UNSET
-    gt: RowId | UnsetType = UNSET
-    gte: RowId | UnsetType = UNSET
-    lt: RowId | UnsetType = UNSET
-    lte: RowId | UnsetType = UNSET
-    between: Annotated[tuple[RowId, RowId], Meta(description="Both inclusive.")] | UnsetType = UNSET
-    inq: Annotated[list[RowId], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
-    nin: Annotated[list[RowId], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
-
-
-class OnRev(Struct, forbid_unknown_fields=True):
-    """Operators on the revision that created a row."""
-
-    eq: RowRev | UnsetType = UNSET
-    neq: RowRev | UnsetType = UNSET
-    gt: RowRev | UnsetType = UNSET
-    gte: RowRev | UnsetType = UNSET
-    lt: RowRev | UnsetType = UNSET
-    lte: RowRev | UnsetType = UNSET
-    between: Annotated[tuple[RowRev, RowRev], Meta(description="Both inclusive.")] | UnsetType = UNSET
-    inq: Annotated[list[RowRev], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
-    nin: Annotated[list[RowRev], Meta(max_length=MAX_LISTED)] | UnsetType = UNSET
+def _condition_on(kind: FieldKind) -> Any:
+    """A value, or operators."""
+    value, (name, doc, operators) = _VALUES[kind], _OPERATORS_ON[kind]
+    given: Any = value | UnsetType | None if doc is _OPTIONAL else value | UnsetType
+    pair: Any = Annotated[GenericAlias(tuple, (value, value)), Meta(description="Both inclusive.")]
+    values: Any = Annotated[GenericAlias(list, (value,)), Meta(max_length=MAX_LISTED)]
+    of = {"eq": given, "neq": given, "between": pair, "inq": values, "nin": values, "like": Pattern}
+    fields = [(each, of.get(each, value) | UnsetType, UNSET) for each in ("eq", "neq", *operators)]
+    on = msgspec.defstruct(
+        name, fields, forbid_unknown_fields=True, module=__name__, namespace={"__doc__": doc}
+    )
+    return given | on
 
 
 class OnRecipient(Struct, forbid_unknown_fields=True):
@@ -143,18 +112,25 @@ class OnRecipient(Struct, forbid_unknown_fields=True):
     eq: PlainText
 
 
-class Where(Struct, rename="camel", forbid_unknown_fields=True):
-    """Fields with a value, or with operators; all must hold. `recipientId` can be one's own alone."""
+_CONDITIONS = {kind: _condition_on(kind) for kind in _VALUES}
 
-    id: RowId | OnId | UnsetType = UNSET
-    rev: RowRev | OnRev | UnsetType = UNSET
-    type: PlainText | OnText | UnsetType = UNSET
-    subject: PlainText | OnSubject | UnsetType | None = UNSET
-    organizer_id: PlainText | OnOptionalText | UnsetType | None = UNSET
-    merchant_id: PlainText | OnOptionalText | UnsetType | None = UNSET
-    is_read: bool | OnFlag | UnsetType = UNSET
-    created_at: Instant | OnTime | UnsetType = UNSET
-    recipient_id: PlainText | OnRecipient | UnsetType = UNSET
+if TYPE_CHECKING:
+    Where: TypeAlias = Any
+else:
+    Where = msgspec.defstruct(
+        "Where",
+        [
+            *((name, _CONDITIONS[kind], UNSET) for name, kind in FIELDS.items()),
+            ("recipient_id", PlainText | OnRecipient | UnsetType, UNSET),
+        ],
+        rename="camel",
+        forbid_unknown_fields=True,
+        module=__name__,
+        namespace={
+            "__doc__": "Fields with a value, or with operators; all must hold. "
+            "`recipientId` can be one's own alone."
+        },
+    )
 
 
 Order: TypeAlias = Literal["createdAt DESC", "id DESC", "rev DESC"]
@@ -170,16 +146,26 @@ class Filter(Struct, forbid_unknown_fields=True):
     order: Order | Annotated[list[Order], Meta(max_length=3)] | UnsetType = UNSET
 
 
-class CountParameters(Struct, rename="camel"):
+_SHORT = {"created_from": "from", "created_to": "to"}
+
+if TYPE_CHECKING:
+
+    class _Parameters(Struct): ...
+else:
+    _Parameters = msgspec.defstruct(
+        "_Parameters",
+        [
+            (name, _VALUES[FIELDS[field]] | UnsetType, msgspec.field(name=_SHORT.get(name), default=UNSET))
+            for name, (field, _) in PARAMETERS.items()
+        ],
+        rename="camel",
+        module=__name__,
+    )
+
+
+class CountParameters(_Parameters, rename="camel"):
     """Which notifications: all parameters hold together."""
 
-    is_read: bool | UnsetType = UNSET
-    type: PlainText | UnsetType = UNSET
-    organizer_id: PlainText | UnsetType = UNSET
-    merchant_id: PlainText | UnsetType = UNSET
-    subject: PlainText | UnsetType = UNSET
-    created_from: Instant | UnsetType = msgspec.field(name="from", default=UNSET)
-    created_to: Instant | UnsetType = msgspec.field(name="to", default=UNSET)
     filter: Filter | UnsetType = UNSET
 
 
@@ -206,36 +192,32 @@ class ListQuery:
     skip: int = 0
 
 
-def filter_of(asked: CountParameters, user_id: str) -> InboxFilter:
+def filter_of(parameters: CountParameters, user_id: str) -> InboxFilter:
     """Raises a 400 Problem that names the parameter, as do the others below."""
-    form = asked.filter
+    form = parameters.filter
     where = UNSET if form is UNSET else form.where
-    return InboxFilter(
-        is_read=_set(asked.is_read),
-        type=_set(asked.type),
-        organizer_id=_set(asked.organizer_id),
-        merchant_id=_set(asked.merchant_id),
-        subject=_set(asked.subject),
-        created_from=None if asked.created_from is UNSET else moment("from", asked.created_from),
-        created_to=None if asked.created_to is UNSET else moment("to", asked.created_to),
-        conditions=() if where is UNSET else tuple(_conditions(where, user_id)),
+    given = {name: getattr(parameters, name) for name in PARAMETERS}
+    return InboxFilter.of(
+        *(() if where is UNSET else _conditions(where, user_id)),
+        **{name: _parameter(name, value) for name, value in given.items() if value is not UNSET},
     )
 
 
-def list_of(asked: ListParameters, user_id: str) -> ListQuery:
-    form = Filter() if asked.filter is UNSET else asked.filter
-    limit = form.limit if asked.limit is UNSET else asked.limit
+def _parameter(name: str, value: Any) -> Any:
+    field, _ = PARAMETERS[name]
+    return moment(_SHORT.get(name, name), value) if FIELDS[field] == "time" else value
+
+
+def list_of(parameters: ListParameters, user_id: str) -> ListQuery:
+    form = Filter() if parameters.filter is UNSET else parameters.filter
+    limit = form.limit if parameters.limit is UNSET else parameters.limit
     skip = form.offset if form.skip is UNSET else form.skip
     return ListQuery(
-        where=filter_of(asked, user_id),
+        where=filter_of(parameters, user_id),
         limit=DEFAULT_LIMIT if limit is UNSET else limit,
-        before_rev=None if asked.cursor is UNSET else _before_rev(asked.cursor),
+        before_rev=None if parameters.cursor is UNSET else _before_rev(parameters.cursor),
         skip=0 if skip is UNSET else skip,
     )
-
-
-def _set(value: Any) -> Any:
-    return None if value is UNSET else value
 
 
 _OPERATORS: Mapping[str, ConditionOperator] = {
@@ -255,7 +237,8 @@ def _conditions(where: Where, user_id: str) -> Iterator[Condition]:
     recipient = where.recipient_id
     if (recipient.eq if isinstance(recipient, OnRecipient) else recipient) not in (UNSET, user_id):
         raise _refused("filter.where.recipientId", "your own id or is left out")
-    for field, value_of in _FIELDS.items():
+    for field, kind in FIELDS.items():
+        value_of = _READ.get(kind, _as_it_is)
         test = getattr(where, field)
         if test is UNSET:
             continue
@@ -285,23 +268,13 @@ def _number(at: str, text: str) -> int:
 def moment(at: str, text: str) -> datetime:
     """To the millisecond, which is what times have in the stores."""
     try:
-        stamp = datetime.fromisoformat(text)
-        stamp = (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).astimezone(UTC)
-        return stamp.replace(microsecond=stamp.microsecond // 1000 * 1000)
+        time = datetime.fromisoformat(text)
+        return to_milliseconds((time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC))
     except (ValueError, OverflowError):
         raise _refused(at, "an ISO 8601 time such as 2025-01-31T10:00:00Z (+ written as %2B)") from None
 
 
-_FIELDS: Mapping[ConditionField, Callable[[str, Any], Any]] = {
-    "id": _number,
-    "rev": _as_it_is,
-    "type": _as_it_is,
-    "subject": _as_it_is,
-    "organizer_id": _as_it_is,
-    "merchant_id": _as_it_is,
-    "is_read": _as_it_is,
-    "created_at": moment,
-}
+_READ: Mapping[FieldKind, Callable[[str, Any], Any]] = {"id": _number, "time": moment}
 _NAMES = {field.name: field.encode_name for field in msgspec.structs.fields(Where)}
 
 

@@ -1,12 +1,12 @@
 """One declaration per route: who may call it, what it takes and answers, and an example.
 
     @routes.post("/dead-letters/<id>/replay")
-    @route(api, "Hand a dead letter to the pipeline again", permission="DeadLetter.replay",
+    @route(authorizer, "Replay a dead letter", permission="DeadLetter.replay",
            answers={202: Replayed}, problems=(404,), example=Example(path={"id": "7"}, answer=...))
     async def replay(call: Call[None, None], id: str) -> Replayed: ...
 
-The declaration is what holds: the permission is asked for, query and body are read as the types named, and
-the value returned is encoded with the first status of `answers`. rest/openapi.py writes the documentation
+The declaration is enforced: the permission is required, query and body are read as the types named, and the
+value returned is encoded with the first status of `answers`. rest/openapi.py writes the documentation
 from the same declaration, and tests/integration/test_openapi.py runs each example."""
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from functools import wraps
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
-from quart import Response, g, request
+from quart import Response, request
 
 from nx_signal.activities.message import readable
 from nx_signal.model import Json, Principal
-from nx_signal.rest.access import Api, authenticate
+from nx_signal.model.json import JsonDecoder, decode_json
+from nx_signal.rest.access import Authorizer
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.shapes import answer, body_bytes, json_bytes
 
@@ -58,7 +59,7 @@ class Route:
     """status → type of the body; None: no body; str: text/plain"""
     problems: tuple[int, ...]
     headers: Mapping[str, str]
-    """of the first answer: name → what it tells"""
+    """of the first answer: name → meaning"""
     example: Example
 
     @staticmethod
@@ -92,10 +93,9 @@ View: TypeAlias = Callable[..., Awaitable[Response]]
 
 
 def route(
-    api: Api,
+    authorizer: Authorizer | None,
     summary: str,
     *,
-    public: bool = False,
     permission: str | None = None,
     path: Mapping[str, Any] | None = None,
     query: type[msgspec.Struct] | None = None,
@@ -110,25 +110,25 @@ def route(
     """Declare a handler, which takes a `Call` and the path's parameters. Its docstring is the description.
 
     `path` gives the path's parameters types, as the handler calls them; those it leaves out are any text.
-    Without `permission` any valid token will do; `public` routes take none. With `raw_body` the handler
+    Without `permission` any valid token will do; a PUBLIC route takes none. With `raw_body` the handler
     gets bytes and validates them itself, by the type that `body` names. A handler that returns a Response
     has answered itself."""
     query_type, path_types, status = query, path or {}, next(iter(answers))
-    decoder = None if body is None or raw_body else msgspec.json.Decoder(body)
+    decoder = None if body is None or raw_body else JsonDecoder[Any](body)
 
     def declare(handler: Callable[..., Awaitable[Any]]) -> View:
         @wraps(handler)
         async def view(**steps: str) -> Response:
-            caller = None if public else await _admit(api, permission)
+            caller = None if authorizer is None else await authorizer.authorize(permission)
             for name, kind in path_types.items():
                 _check_step(name, steps[name], kind)
-            asked = None if query_type is None else read_query(request.args, query_type)
+            parsed = None if query_type is None else read_query(request.args, query_type)
             sent: Any = None
             if raw_body:
                 sent = await json_bytes(request)
             elif decoder is not None:
                 sent = await _read_body(decoder, body_required)
-            result = await handler(Call(asked, sent, caller), **steps)
+            result = await handler(Call(parsed, sent, caller), **steps)
             if isinstance(result, Response):
                 return result
             return Response(b"", status) if result is None else answer(result, status)
@@ -136,7 +136,7 @@ def route(
         declared = Route(
             summary=summary,
             description=handler.__doc__ or "",
-            public=public,
+            public=authorizer is None,
             permission=permission,
             path=path_types,
             query=query_type,
@@ -151,15 +151,6 @@ def route(
         return view
 
     return declare
-
-
-async def _admit(api: Api, permission: str | None) -> Principal:
-    """Raises what `authenticate` does, a 429 Problem, and Forbidden."""
-    caller = await authenticate(api)
-    g.rate_limit = api.limits.take(caller.user_id)
-    if permission is not None:
-        await api.access.require(caller, permission)
-    return caller
 
 
 def _check_step(name: str, text: str, kind: Any) -> None:
@@ -201,26 +192,30 @@ def struct_in(kind: Any) -> type[msgspec.Struct] | None:
 
 def _read_form(name: str, text: str, form: type[msgspec.Struct]) -> msgspec.Struct:
     try:
-        return msgspec.json.decode(text, type=form)
+        parsed: msgspec.Struct = decode_json(text, form)
+        return parsed
     except msgspec.ValidationError as error:
         raise invalid(error, name) from None
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+    except msgspec.DecodeError:
         raise Problem(400, f"{name} takes a JSON object.", "invalid_parameter") from None
 
 
-async def _read_body(decoder: msgspec.json.Decoder[Any], required: bool) -> Any:
-    """An absent body that is not required counts as {}, whatever kind it says to be."""
+async def _read_body(decoder: JsonDecoder[Any], required: bool) -> Any:
+    """An absent body that is not required counts as {}, whatever its Content-Type."""
     raw = await body_bytes(request)
     if raw or required:
         raw = await json_bytes(request)
     try:
-        return decoder.decode(raw or b"{}")
+        body = decoder.decode(raw or b"{}")
     except msgspec.ValidationError as error:
         if "`$" not in str(error) and "Expected `object`" in str(error):
             raise Problem(400, "The body is not a JSON object.", "invalid_json") from None
         raise invalid(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except msgspec.DecodeError:
         raise Problem(400, "The body is not JSON.", "invalid_json") from None
+    if required and not raw:  # all its fields are optional: a forgotten body would change nothing, unnoticed
+        raise Problem(400, "The body is missing.", "invalid_json")
+    return body
 
 
 def invalid(error: msgspec.ValidationError, root: str = "") -> Problem:

@@ -1,1 +1,1 @@
-"""What operators see: logs, metrics, and which parts are up. Imports nothing of Signal but errors."""
+"""What operators see: logs, metrics, and which parts are up. Imports of Signal only data and errors."""

@@ -1,1 +1,1 @@
-"""PostgreSQL as the store: the way of several instances that share one truth."""
+"""PostgreSQL as the store, for several instances that share one database."""

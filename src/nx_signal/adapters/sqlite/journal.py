@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,8 @@ from typing import TypeVar, TypeVarTuple
 import structlog
 import trio
 
-from nx_signal.adapters._acks import Acks, Bell, Partition
+from nx_signal.adapters.offsets import AutoResetEvent, OffsetTracker, Partition
+from nx_signal.data_dir import make_private, make_private_file, open_private
 from nx_signal.errors import Fatal, SettingsError, SourceUnavailable, StoreRejected, StoreUnavailable
 from nx_signal.model import Position, Record
 from nx_signal.ports import Batch, Now
@@ -56,6 +58,8 @@ CREATE TABLE IF NOT EXISTS entry (
     appended_at TEXT NOT NULL
 )
 """
+IDENTITY = "CREATE TABLE IF NOT EXISTS identity (id TEXT PRIMARY KEY)"
+NEW_IDENTITY = "INSERT INTO identity SELECT ? WHERE NOT EXISTS (SELECT * FROM identity)"
 INSERT = "INSERT INTO entry (event_id, message, appended_at) VALUES (?, ?, ?)"
 SELECT = "SELECT position, event_id, message FROM entry WHERE position > ? ORDER BY position LIMIT ?"
 DELETE = "DELETE FROM entry WHERE position < ?"
@@ -63,7 +67,7 @@ DELETE = "DELETE FROM entry WHERE position < ?"
 
 @dataclass(slots=True, eq=False)
 class _Append:
-    """One call of `append`. Whoever writes next writes it with its own."""
+    """One call of `append`. The next writer writes it with its own."""
 
     rows: Sequence[tuple[str, bytes, str]]
     done: bool = False
@@ -72,7 +76,7 @@ class _Append:
 
 
 class SqliteJournal:
-    """The Journal in the file `path`; `.lock` beside it says which process consumes."""
+    """The Journal in the file `path`; `.lock` beside it is held by the process that consumes."""
 
     def __init__(self, path: Path, now: Now) -> None:
         self._path = path
@@ -92,13 +96,13 @@ class SqliteJournal:
     async def append(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """One transaction for all; calls that come together share it, and its sync to the disk.
 
-        Raises StoreUnavailable, and StoreRejected for an id that is no text: then nothing of this call
+        Raises StoreUnavailable, and StoreRejected for an id that is not a text: then nothing of this call
         was written. Cancelled, all or nothing of it was."""
         try:
             for event_id, _ in messages:
                 event_id.encode()
         except UnicodeEncodeError:
-            raise StoreRejected("An event id holds half a surrogate pair; that is no text.") from None
+            raise StoreRejected("An event id holds half a surrogate pair: send another id.") from None
         stamp = self._now().isoformat()
         mine = _Append([(event_id, message, stamp) for event_id, message in messages])
         self._appends.append(mine)
@@ -144,7 +148,7 @@ class SqliteJournal:
     # --- consuming ---
 
     async def run(self, batches: trio.MemorySendChannel[Batch], task_status: trio.TaskStatus[None]) -> None:
-        """As the port says; while another process consumes this journal, wait to take over."""
+        """As the port states; while another process consumes this journal, wait to take over."""
         lock = await self._in_thread(self._open_lock)
         self._running = True
         try:
@@ -166,27 +170,32 @@ class SqliteJournal:
         self, batches: trio.MemorySendChannel[Batch], task_status: trio.TaskStatus[None]
     ) -> None:
         reader = await self._in_thread(self._connect, "NORMAL")
-        acked = Bell()
-        acks = Acks(acked.ring)
+        origin = await self._in_thread(_identity, reader)
+        acked = AutoResetEvent()
+        offsets = OffsetTracker(acked.set)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send, reader, acks, batches)
+                nursery.start_soon(self._send, reader, offsets, batches, origin)
                 task_status.started()
                 while True:
-                    await acked.rung()
-                    await self._delete_acked(reader, acks)
+                    await acked.wait()
+                    await self._delete_acked(reader, offsets)
         finally:
-            acks.close()
+            offsets.close()
             with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                 try:
-                    await self._delete_acked(reader, acks)
+                    await self._delete_acked(reader, offsets)
                 except (SourceUnavailable, Fatal) as error:
-                    log.warning("journal_acks_lost", why=str(error))  # these entries come again
+                    log.warning("journal_acks_lost", reason=str(error))  # these entries come again
                 async with self._one_at_a_time:
                     await trio.to_thread.run_sync(reader.close)
 
     async def _send(
-        self, reader: sqlite3.Connection, acks: Acks, batches: trio.MemorySendChannel[Batch]
+        self,
+        reader: sqlite3.Connection,
+        offsets: OffsetTracker,
+        batches: trio.MemorySendChannel[Batch],
+        origin: str,
     ) -> None:
         last = 0
         while True:
@@ -198,21 +207,21 @@ class SqliteJournal:
                     await appended.wait()
                 continue
             last = records[-1].position.offset
-            await batches.send(Batch(records, acks.track(PARTITION, last + 1)))
+            await batches.send(Batch(records, offsets.track(PARTITION, last + 1), origin))
 
-    async def _delete_acked(self, reader: sqlite3.Connection, acks: Acks) -> None:
-        due = acks.due()
-        if due:
+    async def _delete_acked(self, reader: sqlite3.Connection, offsets: OffsetTracker) -> None:
+        acked = offsets.committable()
+        if acked:
             async with self._one_at_a_time:
-                await self._in_thread(_delete_below, reader, due[PARTITION])
-            acks.settle(due)
+                await self._in_thread(_delete_below, reader, acked[PARTITION])
+            offsets.committed(acked)
 
     # --- the file ---
 
     def _open_lock(self) -> int:
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            make_private(self._path.parent)
+            return open_private(self._path.with_suffix(".lock"))
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise SettingsError(
                 f"The directory {self._path.parent} cannot hold the journal: {error.strerror}. "
@@ -222,7 +231,8 @@ class SqliteJournal:
     def _connect(self, synchronous: str) -> sqlite3.Connection:
         """With `FULL` a transaction survives a crash of the machine once it returns. With `NORMAL` the
         latest may be undone then: right for deleting what was acked, since it only comes again."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._path.parent)
+        make_private_file(self._path)  # SQLite gives its side files the same mode
         with ExitStack() as undo:
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
@@ -259,6 +269,15 @@ def _read(reader: sqlite3.Connection, after: int) -> tuple[Record, ...]:
         records.append(Record(Position(TOPIC, 0, position), event_id, message, headers))
     rows.close()  # or the statement would keep its view of the file
     return tuple(records)
+
+
+def _identity(reader: sqlite3.Connection) -> str:
+    """Of this file, which other journals do not have: made at its first use."""
+    with _transaction(reader):
+        reader.execute(IDENTITY)
+        reader.execute(NEW_IDENTITY, (uuid.uuid4().hex,))
+        (identity,) = reader.execute("SELECT id FROM identity").fetchone()
+    return str(identity)
 
 
 def _delete_below(reader: sqlite3.Connection, position: int) -> None:

@@ -1,0 +1,51 @@
+"""The parts that handle activities, composed: each with what it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nx_signal.activities.content import Renderer
+from nx_signal.activities.drafts import Announce
+from nx_signal.activities.limits import NOTIFICATION_BYTES
+from nx_signal.activities.preview import Preview
+from nx_signal.activities.processor import ActivityProcessor, PushToMembers
+from nx_signal.activities.registry import Registry
+from nx_signal.activities.replay import Replay
+from nx_signal.store import Database
+from nx_signal.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Activities:
+    processor: ActivityProcessor
+    replay: Replay
+    preview: Preview
+
+
+def compose_activities(
+    *,
+    database: Database,
+    registry: Registry,
+    renderer: Renderer,
+    announce: Announce,
+    metrics: Metrics,
+    push_to_members: PushToMembers | None = None,
+    notification_bytes: int = NOTIFICATION_BYTES,
+) -> Activities:
+    """`push_to_members` is None where no client is connected."""
+    processor = ActivityProcessor(
+        registry=registry,
+        renderer=renderer,
+        directory=database.directory,
+        inbox=database.inbox,
+        traces=database.traces,
+        announce=announce,
+        metrics=metrics,
+        push_to_members=push_to_members,
+        notification_bytes=notification_bytes,
+    )
+    return Activities(
+        processor=processor,
+        replay=Replay(processor, database.dead_letters, database.traces, metrics),
+        preview=Preview(registry, renderer, database.directory, notification_bytes),
+    )

@@ -1,0 +1,113 @@
+"""What became of a record, as a trace and, where it failed, as a dead letter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from nx_signal.activities.message import UnknownType, best_effort_ids, decode, unknown_type
+from nx_signal.errors import MessageRejected, StoreRejected
+from nx_signal.model import Activity, DeadLetter, Outcome, Record, Rule, Trace
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedRecord:
+    """A record and its outcome."""
+
+    record: Record
+    trace: Trace
+
+    @property
+    def dead_letter(self) -> DeadLetter | None:
+        """None where the record was processed."""
+        if self.trace.outcome != "dead_letter":
+            return None
+        record = self.record
+        return DeadLetter(
+            0, record.position, record.key, record.value, record.headers, self.trace.reason or ""
+        )
+
+
+def opened(record: Record, known: frozenset[str], notification_bytes: int) -> Activity | ProcessedRecord:
+    """The activity of a record, or what becomes of one that has none."""
+    if record.is_tombstone:
+        position = str(record.position)
+        return ProcessedRecord(record, Trace(position, position, None, None, None, 0, "tombstone"))
+    try:
+        activity = decode(record, known, notification_bytes)
+    except Exception as error:
+        return failed(record, error)
+    if isinstance(activity, UnknownType):
+        id, _ = best_effort_ids(record)
+        why = unknown_type(activity.type, known)
+        trace = Trace(id, str(record.position), activity.type, None, None, 0, "unknown_type", why)
+        return ProcessedRecord(record, trace)
+    return activity
+
+
+def failed(
+    record: Record,
+    error: Exception,
+    activity: Activity | None = None,
+    rule: Rule | None = None,
+    many: int = 0,
+) -> ProcessedRecord:
+    """A dead letter, with what is known of its activity and of its recipients."""
+    reason = failure_reason(error)
+    log.warning("dead_letter", position=str(record.position), why=reason)
+    if activity is not None:
+        return handled(record, activity, rule, many, "dead_letter", reason)
+    id, type = best_effort_ids(record)
+    return ProcessedRecord(
+        record, Trace(id, str(record.position), type, None, None, 0, "dead_letter", reason)
+    )
+
+
+def set_aside(record: Record, reason: str) -> ProcessedRecord:
+    """A dead letter of a record that is not looked at any more."""
+    position = str(record.position)
+    log.error("record_set_aside", position=position, why=reason)
+    return ProcessedRecord(record, Trace(position, position, None, None, None, 0, "dead_letter", reason))
+
+
+def handled(
+    record: Record,
+    activity: Activity,
+    rule: Rule | None,
+    many: int,
+    outcome: Outcome,
+    reason: str | None = None,
+) -> ProcessedRecord:
+    trace = Trace(
+        activity_id=activity.id,
+        position=str(record.position),
+        type=activity.type,
+        scope=activity.scope,
+        rule=rule,
+        recipients=many,
+        outcome=outcome,
+        reason=reason or _repair(activity.replaced),
+        digest=None if outcome == "dead_letter" else activity.digest,
+    )
+    return ProcessedRecord(record, trace)
+
+
+def failure_reason(error: Exception) -> str:
+    """The text that a dead letter has and a preview shows."""
+    if isinstance(error, MessageRejected | StoreRejected):
+        return str(error)
+    # A bug must not stop the partition either; the dead letter can be replayed once it is fixed.
+    log.error("activity_failed", exc_info=error)
+    return f"Internal error {type(error).__name__} while handling this message."
+
+
+def _repair(replaced: int) -> str | None:
+    if not replaced:
+        return None
+    characters = "1 character" if replaced == 1 else f"{replaced} characters"
+    return (
+        f"{characters} that no store holds (NUL, half of a surrogate pair, invalid UTF-8) replaced by U+FFFD."
+    )

@@ -1,0 +1,44 @@
+"""Why an activity gave a person no notification, as a sentence."""
+
+from __future__ import annotations
+
+from nx_signal.activities.preview import reason_of_actor
+from nx_signal.model import ActivityRow, Memberships, Trace
+
+UNSAID = "There is no notification of this activity for this recipient"
+
+
+def why_not(trace: Trace | None, row: ActivityRow | None, memberships: Memberships) -> str:
+    """`row`: one of another recipient, None where there is none. `memberships`: those of the person now."""
+    if trace is not None and trace.outcome not in ("stored", "duplicate"):
+        return f"{UNSAID}: {_nobody(trace)}"
+    if trace is None or row is None:
+        return f"{UNSAID}, and what was done with it is no longer known."
+    organizer, merchant = row.organizer_id, row.merchant_id
+    match trace.rule:
+        case "users":
+            return f"{UNSAID}: it is not among the {trace.recipients} that recipientIds names."
+        case "org":
+            belongs = organizer in memberships.organizers
+            place = f"organizer {organizer} or of one of its merchants"
+        case "merchant":
+            belongs = merchant in memberships.merchants
+            place = f"merchant {merchant} of organizer {organizer}"
+        case _:
+            why = reason_of_actor(trace.scope or "users", organizer or "", merchant)
+            return f"{UNSAID}: it went to {row.recipient_id} alone, the actor, because {why}."
+    if belongs:
+        return f"{UNSAID}: this user is a member of {place} now, and was none when it was handled."
+    return f"{UNSAID}: this user is no member of {place}."
+
+
+def _nobody(trace: Trace) -> str:
+    match trace.outcome:
+        case "unknown_type":
+            return f"its event type {trace.type} is not known here, so it was skipped."
+        case "dead_letter":
+            return f"it became a dead letter. {trace.reason or ''}".rstrip()
+        case "tombstone":
+            return "it is a record without a value."
+        case _:
+            return trace.reason or f"its outcome is {trace.outcome}."

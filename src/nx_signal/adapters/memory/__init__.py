@@ -1,1 +1,0 @@
-"""Everything in this process's memory: for deterministic tests, and for one instance by itself."""

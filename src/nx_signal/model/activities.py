@@ -1,0 +1,139 @@
+"""Activities, the records that carry them, and the outcome of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+Json: TypeAlias = Any
+"""A value made of dict, list, str, int, Decimal, bool and None. What is not an integer is a Decimal, with the
+digits that were sent: a float would change some."""
+
+Scope: TypeAlias = Literal["org", "merchant", "users"]
+
+Rule: TypeAlias = Literal["org", "merchant", "users", "actor"]
+"""What gave an activity its recipients: its scope, or the actor where the scope has no members."""
+
+LOCALES: tuple[str, ...] = ("en", "vi")
+"""The shipped languages; the first is the last resort."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a record stands in its source: `topic/partition/offset`."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message of a source, undecoded (CONTRACT §3). A tombstone, Kafka's null value, deletes a key from a
+    compacted topic; it is no activity."""
+
+    position: Position
+    key: str | None
+    value: bytes
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+    is_tombstone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """One decoded, validated activity message. `id` is its identity (activities/identity.py), made of
+    `given_id`, the eventId or the `ce_id` header, and of `source`, or of the position; `digest` is of what it
+    states; `replaced` is how many characters that no store holds were replaced by U+FFFD."""
+
+    id: str
+    type: str
+    scope: Scope
+    actor_id: str
+    actor: Mapping[str, Json]
+    organizer_id: str
+    merchant_id: str | None
+    recipient_ids: tuple[str, ...]
+    data: Mapping[str, Json]
+    subject: str | None
+    occurred_at: datetime
+    given_id: str | None = None
+    source: str | None = None
+    digest: str | None = field(default=None, compare=False)
+    replaced: int = 0
+    data_bytes: int = field(default=0, compare=False)
+    """of `data` as JSON"""
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """The members that a scope names: the key of a membership look-up. `merchant_id` is None for `org`."""
+
+    organizer_id: str
+    merchant_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be handled, with its error and position. `id` is 0 until stored."""
+
+    id: int
+    position: Position
+    key: str | None
+    value: bytes
+    headers: Mapping[str, bytes]
+    error: str
+    created_at: datetime | None = None
+
+
+Outcome: TypeAlias = Literal["stored", "duplicate", "conflict", "tombstone", "unknown_type", "dead_letter"]
+"""Of a record: rows were written; all of them existed; its identity is another activity's, with other
+content; it has no value; its type is not known here; it was set aside."""
+
+RETRYABLE_OUTCOMES: frozenset[Outcome] = frozenset({"unknown_type", "dead_letter"})
+"""Those that wrote no row: handled again, the record may still have another outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What was done with one activity. `position` is its record's, as text; `reason` is the error of a
+    dead letter, or what else an operator should know of it. What could not be read of a message is None."""
+
+    activity_id: str
+    position: str
+    type: str | None
+    scope: Scope | None
+    rule: Rule | None
+    recipients: int
+    outcome: Outcome
+    reason: str | None = None
+    handled_at: datetime | None = None
+    """given by the store"""
+    digest: str | None = field(default=None, compare=False)
+    """of the content, to be compared with; None where there is none, and where it is read back"""
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """Where an activity was handled; `digest` is of its content, None where a release before handled it."""
+
+    position: str
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityRow:
+    """One recipient's row of an activity, deleted ones included."""
+
+    recipient_id: str
+    id: int
+    rev: int
+    created_at: datetime
+    is_read: bool
+    deleted: bool
+    organizer_id: str | None = None
+    merchant_id: str | None = None

@@ -1,0 +1,52 @@
+-- name: lock
+SELECT * FROM inbox_head WHERE recipient_id = :recipient_id FOR NO KEY UPDATE;
+
+-- name: lock_or_create
+-- Create the missing heads and lock all, in ascending order everywhere, so that writers of several inboxes
+-- cannot wait for each other in a circle. The update's WHERE is never true, yet it locks the row.
+INSERT INTO recipient_head AS h (recipient_id)
+SELECT asked.recipient_id FROM unnest(:recipient_ids::text[]) AS asked (recipient_id)
+ORDER BY asked.recipient_id COLLATE "C"
+ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
+
+-- name: rendered_from
+SELECT id, rendered_from FROM activity_notification
+WHERE recipient_id = :recipient_id AND id = ANY (:ids::bigint[]) AND rendered_from IS NOT NULL;
+
+-- name: heads
+SELECT * FROM inbox_head
+WHERE recipient_id = ANY (:recipient_ids::text[]);
+
+-- name: created_since
+-- Revisions have no gap, so a range of them is a limit. LIMIT repeats it for the planner, which would otherwise
+-- read the whole table where its statistics are poor.
+SELECT n.*
+FROM unnest(:recipient_ids::text[], :revs::bigint[]) AS asked (recipient_id, rev)
+CROSS JOIN LATERAL (
+    SELECT * FROM inbox_creation r
+    WHERE r.recipient_id = asked.recipient_id AND r.rev > asked.rev AND r.rev <= asked.rev + :limit::bigint
+    ORDER BY r.rev LIMIT :limit::bigint
+) n;
+
+-- name: changed_since
+SELECT c.*
+FROM unnest(:recipient_ids::text[], :revs::bigint[]) AS asked (recipient_id, rev)
+CROSS JOIN LATERAL (
+    SELECT * FROM inbox_change r
+    WHERE r.recipient_id = asked.recipient_id AND r.rev > asked.rev AND r.rev <= asked.rev + :limit::bigint
+    ORDER BY r.rev LIMIT :limit::bigint
+) c;
+
+-- name: advance
+-- The head is locked: set it, take off what each type lost, and log the change that led to it.
+WITH head AS (
+    UPDATE recipient_head
+    SET rev = :rev, total = :total, unread = :unread, history = :history, history_rev = :rev
+    WHERE recipient_id = :recipient_id
+), typed AS (
+    UPDATE recipient_type t SET total = t.total - lost.total, unread = t.unread - lost.unread
+    FROM unnest(:types::text[], :totals::bigint[], :unreads::bigint[]) AS lost (type, total, unread)
+    WHERE t.recipient_id = :recipient_id AND t.type = lost.type
+)
+INSERT INTO recipient_change (recipient_id, rev, total, unread, kind, detail, history)
+VALUES (:recipient_id, :rev, :total, :unread, :kind, :detail, :history);

@@ -1,0 +1,2 @@
+-- name: deployment
+SELECT secret FROM signal_deployment;

@@ -1,0 +1,49 @@
+-- Every statement that reads or changes rows of an inbox names its recipient.
+-- The view inbox_row is a row as its reader sees it: what an unapplied read-all covers is read (is_marked is
+-- whether the row itself is marked).
+
+-- name: get
+SELECT * FROM inbox_row WHERE id = :id AND recipient_id = :recipient_id AND deleted_at IS NULL;
+
+-- name: mark_read
+UPDATE activity_notification
+SET is_read = true, read_at = :read_at, modified_at = :read_at, changed_rev = :rev
+WHERE id = :id AND recipient_id = :recipient_id AND deleted_at IS NULL AND NOT is_read
+    AND NOT EXISTS (SELECT 1 FROM inbox_row AS r WHERE r.id = :id AND r.is_read)
+RETURNING *;
+
+-- name: delete
+UPDATE activity_notification
+SET deleted_at = :deleted_at, modified_at = :deleted_at, changed_rev = :rev,
+    is_read = (SELECT r.is_read FROM inbox_row AS r WHERE r.id = :id)
+WHERE id = :id AND recipient_id = :recipient_id AND deleted_at IS NULL
+RETURNING is_read, type;
+
+-- name: rows_of
+SELECT
+    n.recipient_id, n.id, n.rev, n.created_at, n.is_read, n.deleted_at IS NOT NULL AS deleted,
+    n.organizer_id, n.merchant_id
+FROM inbox_row AS n
+WHERE n.activity_id = :activity_id
+    AND (CAST(:recipient_id AS text) IS NULL OR n.recipient_id = :recipient_id)
+ORDER BY n.recipient_id
+LIMIT :limit;
+
+-- name: activities_received
+SELECT activity_id FROM activity_notification
+WHERE recipient_id = :recipient_id AND created_at >= :since AND created_at < :until
+ORDER BY rev DESC
+LIMIT :limit;
+
+-- name: count_rows_of
+SELECT count(*) AS total FROM activity_notification WHERE activity_id = :activity_id;
+
+-- name: history_at
+SELECT CAST(n.id AS text) AS history
+FROM activity_notification AS n
+WHERE n.recipient_id = :recipient_id AND n.rev = :rev
+UNION ALL
+SELECT c.history FROM inbox_change AS c WHERE c.recipient_id = :recipient_id AND c.rev = :rev;
+
+-- name: unread_by_type
+SELECT type, unread AS many FROM recipient_type WHERE recipient_id = :recipient_id AND unread > 0;

@@ -1,0 +1,60 @@
+-- name: lock
+-- The transaction holds the file's one write lock.
+SELECT * FROM inbox_head WHERE recipient_id = :recipient_id;
+
+-- name: existing_activities
+SELECT n.activity_id, n.recipient_id
+FROM json_each(:keys) AS asked
+CROSS JOIN activity_notification AS n
+    ON n.activity_id = json_extract(asked.value, '$[0]')
+    AND n.recipient_id = json_extract(asked.value, '$[1]');
+
+-- name: set_head
+INSERT INTO recipient_head (recipient_id, rev, total, unread, history, history_rev)
+VALUES (:recipient_id, :rev, :total, :unread, :history, :rev)
+ON CONFLICT (recipient_id) DO UPDATE
+SET rev = excluded.rev, total = excluded.total, unread = excluded.unread,
+    history = excluded.history, history_rev = excluded.history_rev;
+
+-- name: add_to_type
+INSERT INTO recipient_type (recipient_id, type, total, unread)
+VALUES (:recipient_id, :type, :many, :many)
+ON CONFLICT (recipient_id, type) DO UPDATE
+SET total = total + excluded.total, unread = unread + excluded.unread;
+
+-- name: rendered_from
+SELECT id, rendered_from FROM activity_notification
+WHERE recipient_id = :recipient_id AND id IN (SELECT value FROM json_each(:ids)) AND rendered_from IS NOT NULL;
+
+-- name: heads
+SELECT * FROM inbox_head
+WHERE recipient_id IN (SELECT value FROM json_each(:recipient_ids));
+
+-- name: created_since
+SELECT n.*
+FROM json_each(:recipient_ids) AS asked
+CROSS JOIN inbox_creation AS n
+    ON n.recipient_id = asked.value
+    AND n.rev > json_extract(:revs, '$[' || asked.key || ']')
+    AND n.rev <= json_extract(:revs, '$[' || asked.key || ']') + :limit;
+
+-- name: changed_since
+SELECT c.*
+FROM json_each(:recipient_ids) AS asked
+CROSS JOIN inbox_change AS c
+    ON c.recipient_id = asked.value
+    AND c.rev > json_extract(:revs, '$[' || asked.key || ']')
+    AND c.rev <= json_extract(:revs, '$[' || asked.key || ']') + :limit;
+
+-- name: advance
+-- Set the head, take off what each type lost, and log the change that led to it.
+UPDATE recipient_head
+SET rev = :rev, total = :total, unread = :unread, history = :history, history_rev = :rev
+WHERE recipient_id = :recipient_id;
+UPDATE recipient_type
+SET total = recipient_type.total - json_extract(:totals, '$[' || lost.key || ']'),
+    unread = recipient_type.unread - json_extract(:unreads, '$[' || lost.key || ']')
+FROM json_each(:types) AS lost
+WHERE recipient_type.recipient_id = :recipient_id AND recipient_type.type = lost.value;
+INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, history)
+VALUES (:recipient_id, :rev, :kind, :detail, :unread, :total, :history);
