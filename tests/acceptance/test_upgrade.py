@@ -20,7 +20,7 @@ import trio
 from services import create_topic, fresh_database
 from serving import PATIENCE_S, ROSTER, USERS, Deployment, Instance, Reader, activity, command
 
-RELEASE_BEFORE = "8b613d52d6e95cc97ab44de0cdff66d99c2eb7c8"
+RELEASE_BEFORE = "6bdb11626559ae310d23e55b45c5454fa2bf7e8a"
 """The commit of the release before, the oldest beside which this one runs."""
 ROOT = Path(__file__).resolve().parents[2]
 REST = "/v1/api/signal/notifications"
