@@ -1,0 +1,116 @@
+-- additive: releases that know the steps before this one go on working beside this one.
+
+-- Seen by itself; a row that is read, or up to its head's `seen_rev`, is seen as well.
+ALTER TABLE activity_notification ADD COLUMN seen_at INTEGER;
+
+-- An archived row has `deleted_at` too: it is in no list and no count of the inbox, and for a release of before it is
+-- deleted. One that is deleted later has no `archived_at` any more.
+ALTER TABLE activity_notification ADD COLUMN archived_at INTEGER;
+CREATE INDEX activity_notification_archived ON activity_notification (recipient_id, rev)
+    WHERE archived_at IS NOT NULL;
+
+-- As unread_after. NULL in rows that a release of before wrote.
+ALTER TABLE activity_notification ADD COLUMN unseen_after INTEGER;
+
+-- A newer row of a recipient takes the place of those with the same key; `replaces` is a JSON list of their ids.
+ALTER TABLE activity_notification ADD COLUMN collapse_key TEXT;
+ALTER TABLE activity_notification ADD COLUMN occurred_at INTEGER;
+ALTER TABLE activity_notification ADD COLUMN replaces TEXT;
+CREATE INDEX activity_notification_collapse ON activity_notification (recipient_id, collapse_key)
+    WHERE collapse_key IS NOT NULL;
+
+ALTER TABLE activity_notification ADD COLUMN priority TEXT NOT NULL DEFAULT 'normal';
+ALTER TABLE activity_notification ADD COLUMN expires_at INTEGER;
+CREATE INDEX activity_notification_expiry ON activity_notification (expires_at)
+    WHERE expires_at IS NOT NULL AND (deleted_at IS NULL OR archived_at IS NOT NULL);
+
+-- Rows up to `seen_rev` are seen. `unseen` is NULL until this release first moves the head.
+ALTER TABLE recipient_head ADD COLUMN seen_rev INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE recipient_head ADD COLUMN unseen INTEGER;
+
+-- The log takes further kinds of changes, and has the third count.
+DROP VIEW inbox_head;
+DROP VIEW inbox_change;
+DROP VIEW inbox_creation;
+DROP VIEW inbox_row;
+CREATE TABLE recipient_change_new (
+    recipient_id TEXT NOT NULL,
+    rev INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    detail TEXT NOT NULL, -- JSON
+    unread INTEGER NOT NULL,
+    total INTEGER NOT NULL,
+    history TEXT,
+    unseen INTEGER,
+    PRIMARY KEY (recipient_id, rev)
+) WITHOUT ROWID;
+INSERT INTO recipient_change_new (recipient_id, rev, kind, detail, unread, total, history)
+SELECT recipient_id, rev, kind, detail, unread, total, history FROM recipient_change;
+DROP TABLE recipient_change;
+ALTER TABLE recipient_change_new RENAME TO recipient_change;
+
+CREATE VIEW inbox_row AS
+SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
+    n.content, n.content_html, n.action_url, n.data, n.created_at, n.deleted_at, n.seen_at, n.archived_at,
+    n.collapse_key, n.occurred_at, n.replaces, n.priority, n.expires_at,
+    n.is_read AS is_marked,
+    n.is_read OR u.up_to_rev IS NOT NULL AS is_read,
+    coalesce(n.read_at, u.read_at) AS read_at,
+    CASE WHEN n.is_read THEN n.changed_rev ELSE coalesce(u.rev, n.changed_rev) END AS changed_rev
+FROM activity_notification AS n
+LEFT JOIN unsettled_read AS u
+    ON u.recipient_id = n.recipient_id AND n.rev <= u.up_to_rev
+    AND (u.type IS NULL OR u.type = n.type) AND (u.subject IS NULL OR u.subject = n.subject);
+
+-- What a release of before created counts as seen with what is read.
+CREATE VIEW inbox_creation AS
+SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
+    n.content, n.content_html, n.action_url, n.data, n.created_at,
+    n.collapse_key, n.occurred_at, n.replaces, n.priority, n.expires_at,
+    0 AS is_read, NULL AS read_at, NULL AS seen_at, NULL AS archived_at,
+    n.rev AS changed_rev,
+    coalesce(
+        n.unread_after,
+        (SELECT c.unread + n.rev - c.rev FROM recipient_change AS c
+         WHERE c.recipient_id = n.recipient_id AND c.rev < n.rev ORDER BY c.rev DESC LIMIT 1),
+        n.rev
+    ) AS unread,
+    coalesce(
+        n.unseen_after,
+        n.unread_after,
+        (SELECT coalesce(c.unseen, c.unread) + n.rev - c.rev FROM recipient_change AS c
+         WHERE c.recipient_id = n.recipient_id AND c.rev < n.rev ORDER BY c.rev DESC LIMIT 1),
+        n.rev
+    ) AS unseen,
+    coalesce(
+        n.total_after,
+        (SELECT c.total + n.rev - c.rev FROM recipient_change AS c
+         WHERE c.recipient_id = n.recipient_id AND c.rev < n.rev ORDER BY c.rev DESC LIMIT 1),
+        n.rev
+    ) AS total
+FROM activity_notification AS n;
+
+CREATE VIEW inbox_change AS
+SELECT c.recipient_id, c.rev, c.kind, c.detail, c.unread, coalesce(c.unseen, c.unread) AS unseen, c.total,
+    coalesce(c.history, c.kind || '-' || coalesce(json_extract(c.detail, '$.readAt'), json_extract(c.detail, '$.ids[0]'), '')) AS history
+FROM recipient_change AS c;
+
+-- A head with its newest change's history, and what is unseen; both are looked up only where a release of before
+-- moved it. Until anything was seen, all that is unread is unseen.
+CREATE VIEW inbox_head AS
+SELECT h.recipient_id, h.rev, h.total, h.unread, h.kept_after AS truncated_through, h.kept_history AS truncated_history,
+    CASE WHEN h.history_rev = h.rev THEN coalesce(h.history, '') ELSE coalesce(
+        (SELECT CAST(n.id AS TEXT) FROM activity_notification AS n
+         WHERE n.recipient_id = h.recipient_id AND n.rev = h.rev),
+        (SELECT c.history FROM inbox_change AS c WHERE c.recipient_id = h.recipient_id AND c.rev = h.rev),
+        ''
+    ) END AS history,
+    h.seen_rev,
+    CASE WHEN h.unseen IS NULL THEN h.unread
+    WHEN h.history_rev = h.rev THEN h.unseen
+    ELSE (
+        SELECT count(*) FROM inbox_row AS r
+        WHERE r.recipient_id = h.recipient_id AND r.deleted_at IS NULL AND r.is_marked = 0 AND r.is_read = 0
+            AND r.rev > h.seen_rev AND r.seen_at IS NULL
+    ) END AS unseen
+FROM recipient_head AS h;
