@@ -531,6 +531,7 @@ async def test_inboxes_above_a_size_are_passed_over(database: Database) -> None:
     [
         ("UPDATE recipient_head SET total = total + 1 WHERE {u}", {("total", 6, 5)}),
         ("UPDATE recipient_head SET unread = 1 WHERE {u}", {("unread", 1, 3)}),
+        ("UPDATE recipient_head SET unseen = 1 WHERE {u}", {("unseen", 1, 3)}),
         (
             "UPDATE recipient_head SET rev = rev + 1 WHERE {u}",
             {("rev", 9, 8), ("revisions", 9, 8)},
@@ -540,6 +541,7 @@ async def test_inboxes_above_a_size_are_passed_over(database: Database) -> None:
             {
                 ("total", 5, 4),
                 ("unread", 3, 2),
+                ("unseen", 3, 2),
                 ("revisions", 8, 7),
                 ("total of PAYMENT_SUCCESS", 5, 4),
                 ("unread of PAYMENT_SUCCESS", 3, 2),
@@ -565,7 +567,7 @@ async def test_inboxes_above_a_size_are_passed_over(database: Database) -> None:
         ),
         (
             "DELETE FROM recipient_head WHERE {u}",
-            {("total", 0, 5), ("unread", 0, 3), ("rev", 0, 8), ("revisions", 0, 8)},
+            {("total", 0, 5), ("unread", 0, 3), ("unseen", 0, 3), ("rev", 0, 8), ("revisions", 0, 8)},
         ),
     ],
 )
