@@ -34,6 +34,7 @@ from nx_signal.model import (
     RelayMessage,
     Trace,
     Unknown,
+    Updated,
 )
 from nx_signal.store import maintenance as store_maintenance
 from nx_signal.store import read_all
@@ -221,7 +222,7 @@ class Operations:
             self._start(instance, work, one.inbox, user, row, type)
 
     async def _mark_read(self, one: Instance, reader: Inbox, user: str, id: int, _: str | None) -> None:
-        restores = self.world.restores
+        restores, since = self.world.restores, self.world.head(user).rev
         marked = await one.perform(partial(one.inbox.mark_read, user, id, "sim"))
         if marked is None:
             return
@@ -230,6 +231,8 @@ class Operations:
             return
         if got is not None and got[0] is None and not self._deleted(user, id):
             self.world.violate(f"{id} of {user} is gone after it was read")
+        if self._returned(user, since):
+            return
         if got is not None and got[0] is not None and got[0].read_at != marked.read_at:
             self.world.violate(f"{id} of {user} was read at {marked.read_at}, a reader sees {got[0].read_at}")
 
@@ -241,13 +244,14 @@ class Operations:
                 self.world.violate(f"{id} of {user} is there after its deletion")
 
     async def _mark_all(self, one: Instance, reader: Inbox, user: str, below: int, type: str | None) -> None:
-        up_to, restores = max(self.world.head(user).rev - below, 0), self.world.restores
+        since, restores = self.world.head(user).rev, self.world.restores
+        up_to = max(since - below, 0)
         marked = await one.perform(partial(one.inbox.mark_all_read, user, up_to, type, origin="sim"))
         if marked is None:
             return
         covered = InboxFilter.of(Condition("rev", "lte", up_to), is_read=False, type=type)
         counted = await one.perform(partial(reader.count, user, covered))
-        if self.world.restores != restores or counted is None:
+        if self.world.restores != restores or counted is None or self._returned(user, since):
             return
         if counted[0] or counted[1].rev < marked[1].rev:
             self.world.violate(f"{counted[0]} of {user} are unread up to {up_to} after all became read")
@@ -255,6 +259,13 @@ class Operations:
     async def _got(self, reader: Inbox, user: str, id: int) -> tuple[Any]:
         """In a tuple: None is an answer too."""
         return (await reader.get(user, id),)
+
+    def _returned(self, user: str, since: int) -> bool:
+        """Whether rows became unread, or came out of the archive, after the revision."""
+        return any(
+            isinstance(change, Updated) and False in (change.is_read, change.archived)
+            for change in self.world.log(user)[since:]
+        )
 
     def _deleted(self, user: str, id: int) -> bool:
         return any(isinstance(change, Deleted) and id in change.ids for change in self.world.log(user))

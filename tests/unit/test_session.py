@@ -222,6 +222,7 @@ def test_a_read_that_began_before_a_resume_does_not_count_for_it(reads: Reads, r
         "rev": 5,
         "history": history(5),
         "unread": 5,
+        "unseen": 0,
         "total": 5,
         "reset": rev > 5,
     }
