@@ -36,6 +36,7 @@ from nx_signal.model import (
 )
 from nx_signal.store import Database, schema
 from nx_signal.store.driver import Tx
+from nx_signal.store.marks import MarkAll, MarkOfAll
 from nx_signal.store.snowflake import timestamp_of
 from nx_signal.store.sql import Step, steps
 
@@ -418,6 +419,16 @@ def mark_all(type: str | None = None, subject: str | None = None) -> Call:
     return lambda database: database.inbox.mark_all_read(USER, 1, type, subject, None)
 
 
+async def mark_ids(database: Database) -> None:
+    page = await database.inbox.page(USER, InboxFilter(), 20, None, 0)
+    await database.inbox.mark_ids(USER, [row.id for row in page.rows], "archive", None)
+
+
+def mark_portion(mark: MarkOfAll) -> Call:
+    covers = MarkAll(USER, mark, 1, None)
+    return lambda database: database.inbox.mark_portion(covers)
+
+
 @pytest.mark.parametrize(
     ("call", "index"),
     [
@@ -425,6 +436,17 @@ def mark_all(type: str | None = None, subject: str | None = None) -> Call:
         (page(is_read=False), "activity_notification_unread (recipient_id=? AND rev<?)"),
         (page(type="A"), "activity_notification_type (recipient_id=? AND type=? AND rev<?)"),
         (page(subject="s"), "activity_notification_subject (recipient_id=? AND subject=? AND rev<?)"),
+        (page(archived=True), "activity_notification_archived (recipient_id=? AND rev<?)"),
+        (count(archived=True), "activity_notification_archived (recipient_id=?)"),
+        (mark_ids, "SEARCH n USING INTEGER PRIMARY KEY (rowid=?)"),
+        (mark_ids, "SEARCH activity_notification USING INTEGER PRIMARY KEY (rowid=?)"),
+        (
+            lambda database: database.inbox.mark_all_seen(USER, 1, None),
+            "activity_notification_unread (recipient_id=? AND rev>?)",
+        ),
+        (mark_portion("archive"), "activity_notification_rev (recipient_id=? AND rev>? AND rev<?)"),
+        (mark_portion("unread"), "activity_notification_rev (recipient_id=? AND rev>? AND rev<?)"),
+        (mark_portion("unarchive"), "activity_notification_archived (recipient_id=? AND rev>? AND rev<?)"),
         (count(type="A"), "SEARCH t USING PRIMARY KEY (recipient_id=? AND type=?)"),
         (
             count(Condition("type", "in", ("A", "B")), is_read=False),
@@ -455,7 +477,7 @@ def mark_all(type: str | None = None, subject: str | None = None) -> Call:
             "SEARCH h USING PRIMARY KEY (recipient_id=?)",
         ),
         (
-            lambda database: database.inbox.insert([a_draft("a2")]),
+            lambda database: database.inbox.insert([a_draft("a3")]),
             "activity_notification_activity (activity_id=? AND recipient_id=?)",
         ),
         (
@@ -481,7 +503,7 @@ async def test_the_members_of_a_domain_are_found_by_its_index() -> None:
 
 async def plan_of(call: Call) -> list[str]:
     database = MemoryDatabase(now)
-    await database.inbox.insert([a_draft("a1")])
+    await database.inbox.insert([a_draft("a1"), a_draft("a2")])
     explained = Explained(database.driver.connection)
     database.driver.connection = cast(sqlite3.Connection, explained)
     await call(database)

@@ -107,8 +107,12 @@ def _summary(recipient_id: str, found: Sequence[Row]) -> tuple[int, InboxSummary
 
 def _rows(where: InboxFilter) -> str:
     """Archived rows have deleted_at too."""
-    among = "n.archived_at IS NOT NULL" if where.archived else "n.deleted_at IS NULL"
-    return f"FROM inbox_row AS n WHERE n.recipient_id = :recipient_id AND {among}"
+    view, among = (
+        ("reached_row", "n.archived_at IS NOT NULL")
+        if where.archived
+        else ("inbox_row", "n.deleted_at IS NULL")
+    )
+    return f"FROM {view} AS n WHERE n.recipient_id = :recipient_id AND {among}"
 
 
 class _Query:
@@ -144,11 +148,16 @@ class _Query:
 
     def conditions(self, where: InboxFilter) -> str:
         """`AND …` for each condition, or ""."""
-        return "".join(f" AND {self._comparison(condition)}" for condition in where.conditions)
+        return "".join(
+            f" AND {self._comparison(condition, where.archived)}" for condition in where.conditions
+        )
 
-    def _comparison(self, condition: Condition) -> str:
+    def _comparison(self, condition: Condition, archived: bool) -> str:
         field, operator, value = condition.field, condition.operator, condition.value
         assert field in FIELDS  # noqa: S101 - no text of a caller becomes SQL
+        if field == "archived" and operator in ("eq", "neq") and value is not None:
+            # The rows are of the archive or of the inbox already: an index is chosen by how many there are.
+            return "1 = 1" if (value == (operator == "eq")) == archived else "1 = 0"
         column = _COLUMNS.get(field, f"n.{field}")
         if value is None:
             return f"{column} IS {'NOT ' if operator == 'neq' else ''}NULL"

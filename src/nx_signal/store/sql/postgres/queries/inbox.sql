@@ -12,7 +12,7 @@ ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
 -- name: states
 SELECT n.id, n.rev, n.type, n.is_read, n.read_at, n.seen_at, n.archived_at, n.deleted_at,
     (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= :seen_rev) AS is_seen
-FROM inbox_row n
+FROM reached_row n
 WHERE n.id = ANY (:ids::bigint[]) AND n.recipient_id = :recipient_id
     AND (n.deleted_at IS NULL OR n.archived_at IS NOT NULL);
 
