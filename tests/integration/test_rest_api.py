@@ -153,6 +153,7 @@ class Desk:
             renderer=RENDERER,
             announce=self.announced.extend,
             metrics=self.metrics,
+            now=lambda: self.time,
         )
         self.processor = activities.processor
         tokens = TokenVerifier(

@@ -63,7 +63,7 @@ async def database() -> MemoryDatabase:
 
 @pytest.fixture
 def preview(database: MemoryDatabase) -> Preview:
-    return Preview(REGISTRY, RENDERER, database.directory)
+    return Preview(REGISTRY, RENDERER, database.directory, now)
 
 
 async def test_each_recipient_is_shown_with_the_language_and_where_it_is_set(preview: Preview) -> None:
@@ -149,7 +149,7 @@ async def test_a_malformed_message_is_refused_with_the_reason_of_its_dead_letter
     with pytest.raises(MessageRejected) as refused:
         await preview.preview(poison)
     processor = compose_activities(
-        registry=REGISTRY, renderer=RENDERER, database=database, announce=print, metrics=Metrics()
+        registry=REGISTRY, renderer=RENDERER, database=database, announce=print, metrics=Metrics(), now=now
     ).processor
     (processed,) = await processor.process([Record(Position("t", 0, 0), None, poison)], {})
     assert processed.dead_letter is not None
@@ -182,7 +182,7 @@ def test_a_preview_shows_exactly_what_is_written_then(
             eventId="e1",
             **({} if merchant is None else {"merchantId": merchant}),
         )
-        found = await Preview(REGISTRY, RENDERER, database.directory).preview(sent)
+        found = await Preview(REGISTRY, RENDERER, database.directory, now).preview(sent)
         assert await database.inbox.rows_of("e1", None, 10) == ([], 0), "nothing is written"
         processor = compose_activities(
             registry=REGISTRY,
@@ -190,6 +190,7 @@ def test_a_preview_shows_exactly_what_is_written_then(
             database=database,
             announce=lambda changes: None,
             metrics=Metrics(),
+            now=now,
         ).processor
         (processed,) = await processor.process([Record(Position("t", 0, 0), None, sent)], {})
         assert (processed.trace.rule, processed.trace.recipients) == (found.rule, found.total)

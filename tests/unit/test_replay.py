@@ -113,6 +113,7 @@ class World:
             database=self.database,
             announce=self.announced.extend,
             metrics=Metrics(),
+            now=now,
         ).processor
 
     async def arrive(self, registry: Registry, *records: Record) -> None:

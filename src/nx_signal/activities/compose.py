@@ -11,6 +11,7 @@ from nx_signal.activities.preview import Preview
 from nx_signal.activities.processor import ActivityProcessor, PushToMembers
 from nx_signal.activities.registry import Registry
 from nx_signal.activities.replay import Replay
+from nx_signal.ports import Now
 from nx_signal.store import Database
 from nx_signal.telemetry.metrics import Metrics
 
@@ -29,6 +30,7 @@ def compose_activities(
     renderer: Renderer,
     announce: Announce,
     metrics: Metrics,
+    now: Now,
     push_to_members: PushToMembers | None = None,
     notification_bytes: int = NOTIFICATION_BYTES,
 ) -> Activities:
@@ -41,11 +43,12 @@ def compose_activities(
         traces=database.traces,
         announce=announce,
         metrics=metrics,
+        now=now,
         push_to_members=push_to_members,
         notification_bytes=notification_bytes,
     )
     return Activities(
         processor=processor,
         replay=Replay(processor, database.dead_letters, database.traces, metrics),
-        preview=Preview(registry, renderer, database.directory, notification_bytes),
+        preview=Preview(registry, renderer, database.directory, now, notification_bytes),
     )

@@ -24,8 +24,9 @@ from nx_signal.activities.identity import digest_of, identity
 from nx_signal.activities.limits import json_bytes
 from nx_signal.activities.repair import REPLACEMENT, repaired, slices, spelled
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Activity, Json, Position, Record, Scope
+from nx_signal.model import Activity, Json, Position, Priority, Record, Scope
 from nx_signal.model.json import JsonDecoder, TooDeep
+from nx_signal.model.timestamps import to_milliseconds
 
 MAX_MESSAGE_BYTES = 1_048_576
 """Kafka's own default limit of a message."""
@@ -88,6 +89,9 @@ class ActivityMessage(msgspec.Struct, rename="camel"):
     event_id: Id | None = None
     event_source: Source | None = None
     subject: Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)] | None = None
+    priority: Priority | None = None
+    expires_at: str | None = None
+    collapse_key: Id | None = None
 
 
 S = TypeVar("S")
@@ -198,6 +202,8 @@ def readable(error: msgspec.ValidationError, root: str = "") -> MessageRejected:
         return rejected(f"{field}.{missing[1]} is missing.".lstrip("."))
     if field == "recipientScope":
         text = "expected `org`, `merchant` or `users`"
+    if field == "priority":
+        text = "expected `normal` or `high`"
     return rejected(f"{field or 'message'}: {text[:1].lower()}{text[1:]}.")
 
 
@@ -245,9 +251,12 @@ def _decode(
         subject=wire.subject or None,
         occurred_at=moment(wire.occurred_at, "occurredAt"),
         replaced=replaced,
+        priority=wire.priority or "normal",
+        expires_at=None if wire.expires_at is None else to_milliseconds(moment(wire.expires_at, "expiresAt")),
+        collapse_key=wire.collapse_key,
     )
     if replaced:
-        _require_scope(activity)
+        _require_whole(activity)
     _require_bounded({"actor": wire.actor, "data": wire.data})
     if notification_bytes is None:
         return activity
@@ -255,10 +264,15 @@ def _decode(
     return replace(activity, data_bytes=json_bytes("data", activity.data, notification_bytes))
 
 
-def _require_scope(activity: Activity) -> None:
-    """An id with a replaced character has no members: the activity would go to the actor, unnoticed."""
-    named = {"org": (activity.organizer_id,), "merchant": (activity.organizer_id, activity.merchant_id)}
-    for field, id in zip(("organizerId", "merchantId"), named.get(activity.scope, ()), strict=False):
+def _require_whole(activity: Activity) -> None:
+    """An id with a replaced character has no members: the activity would go to the actor, unnoticed. Under a
+    collapse key with one it would take the place of what has another key."""
+    named: dict[str, str | None] = {"collapseKey": activity.collapse_key}
+    if activity.scope in ("org", "merchant"):
+        named["organizerId"] = activity.organizer_id
+    if activity.scope == "merchant":
+        named["merchantId"] = activity.merchant_id
+    for field, id in named.items():
         if REPLACEMENT in (id or ""):
             raise rejected(f"{field} must hold no NUL character, half of a surrogate pair or invalid UTF-8.")
 

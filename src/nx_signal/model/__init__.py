@@ -69,6 +69,9 @@ from nx_signal.model.activities import (
     Position as Position,
 )
 from nx_signal.model.activities import (
+    Priority as Priority,
+)
+from nx_signal.model.activities import (
     Record as Record,
 )
 from nx_signal.model.activities import (

@@ -32,7 +32,8 @@ def change(row: Row, after: str | None) -> Change:
     step = (row["recipient_id"], row["rev"], row["unread"], row["total"])
     if "kind" in row:
         return from_log(*step, row["history"], after, row["kind"], json.loads(row["detail"]))
-    return Created(*step, str(row["id"]), after, notification(row))
+    replaces = tuple(json.loads(row["replaces"])) if row["replaces"] else ()
+    return Created(*step, str(row["id"]), after, notification(row), replaces)
 
 
 def summary(row: Row) -> InboxSummary:

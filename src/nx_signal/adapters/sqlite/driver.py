@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, TypeVar, TypeVarTuple
 
 from nx_signal.model import Draft, InboxSummary
-from nx_signal.model.notifications import DRAFT_FIELDS
+from nx_signal.model.notifications import DRAFT_FIELDS, DRAFT_TIMES
 from nx_signal.model.timestamps import epoch_ms, from_epoch_ms, to_milliseconds
 from nx_signal.ports import Now
 from nx_signal.store.driver import NO_IDS, Dialect, Inserted, Row, Tx
@@ -26,7 +26,9 @@ Ts = TypeVarTuple("Ts")
 
 _AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 _GLOB_SPECIAL = re.compile(r"[%_*?\[]")
-_TIMES = frozenset({"created_at", "modified_at", "read_at", "deleted_at", "handled_at", "applied_at"})
+_TIMES = frozenset(
+    {"created_at", "modified_at", "read_at", "deleted_at", "handled_at", "applied_at", *DRAFT_TIMES}
+)
 
 DIALECT = Dialect(
     name="sqlite",
@@ -40,10 +42,11 @@ HEAD_FIELDS = tuple(field.name for field in fields(InboxSummary))
 
 _INSERT = f"""
 INSERT INTO activity_notification (
-    {", ".join(DRAFT_FIELDS)}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after
+    {", ".join(DRAFT_FIELDS)}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after,
+    replaces
 ) VALUES (
     {", ".join(f":{name}" for name in DRAFT_FIELDS)}, :id, :rev, :rev, :created_at, :created_at,
-    :unread, :total
+    :unread, :total, :replaces
 )
 """  # noqa: S608 - the columns are those of the model
 
@@ -108,7 +111,7 @@ class SqliteTx:
         for row in await self.all("heads", recipient_ids=recipient_ids):
             heads[row["recipient_id"]] = summary(row)
         history = {id: head.history for id, head in heads.items()}
-        created_at, inserted, rows = self.now(), [], []
+        created_at, inserted = self.now(), []
         for index, id in zip(new, self.ids(len(new)), strict=True):
             draft = drafts[index]
             before = heads[draft.recipient_id]
@@ -117,10 +120,8 @@ class SqliteTx:
             inserted.append(
                 Inserted(index, id, head.rev, head.unread, head.total, history[draft.recipient_id])
             )
-            values = {name: getattr(draft, name) for name in DRAFT_FIELDS}
-            numbers = {"id": id, "rev": head.rev, "unread": head.unread, "total": head.total}
-            rows.append({**values, **numbers, "data": data[index], "created_at": created_at})
-        self._connection.executemany(_INSERT, [_bound(row) for row in rows])
+        of_rows = [row.index for row in inserted]
+        await self.write_rows([drafts[n] for n in of_rows], [data[n] for n in of_rows], created_at, inserted)
         await self.many(
             "set_head", [{name: getattr(h, name) for name in HEAD_FIELDS} for h in heads.values()]
         )
@@ -128,6 +129,17 @@ class SqliteTx:
         types = [{"recipient_id": id, "type": type, "many": many} for (id, type), many in grown.items()]
         await self.many("add_to_type", types)
         return created_at, inserted
+
+    async def write_rows(
+        self, drafts: Sequence[Draft], data: Sequence[str], created_at: datetime, rows: Sequence[Inserted]
+    ) -> None:
+        bound = []
+        for draft, text, row in zip(drafts, data, rows, strict=True):
+            values = {name: getattr(draft, name) for name in DRAFT_FIELDS}
+            numbers = {"id": row.id, "rev": row.rev, "unread": row.unread, "total": row.total}
+            made = {"data": text, "created_at": created_at, "replaces": row.replaces or None}
+            bound.append(_bound({**values, **numbers, **made}))
+        self._connection.executemany(_INSERT, bound)
 
     async def script(self, sql: str) -> None:
         for statement in split(sql):

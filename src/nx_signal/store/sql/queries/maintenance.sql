@@ -34,6 +34,13 @@ WHERE recipient_id = :recipient_id AND rev IN (
     LIMIT :limit
 );
 
+-- name: expired
+-- The index of what has an expiry finds these, and at once that there are none.
+SELECT id, recipient_id FROM activity_notification
+WHERE expires_at <= :now AND (deleted_at IS NULL OR archived_at IS NOT NULL)
+ORDER BY expires_at
+LIMIT :limit;
+
 -- name: audit_heads
 SELECT recipient_id, rev, total, unread, kept_after AS truncated_through
 FROM recipient_head

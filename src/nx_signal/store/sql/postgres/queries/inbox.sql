@@ -1,17 +1,13 @@
 -- name: lock
 SELECT * FROM inbox_head WHERE recipient_id = :recipient_id FOR NO KEY UPDATE;
 
--- name: lock_or_create
--- Create the missing heads and lock all, in ascending order everywhere, so that writers of several inboxes
--- cannot wait for each other in a circle. The update's WHERE is never true, yet it locks the row.
-INSERT INTO recipient_head AS h (recipient_id)
-SELECT asked.recipient_id FROM unnest(:recipient_ids::text[]) AS asked (recipient_id)
-ORDER BY asked.recipient_id COLLATE "C"
-ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
-
 -- name: rendered_from
 SELECT id, rendered_from FROM activity_notification
 WHERE recipient_id = :recipient_id AND id = ANY (:ids::bigint[]) AND rendered_from IS NOT NULL;
+
+-- name: activities_written
+SELECT asked.activity_id FROM unnest(:activity_ids::text[]) AS asked (activity_id)
+WHERE EXISTS (SELECT FROM activity_notification n WHERE n.activity_id = asked.activity_id);
 
 -- name: heads
 SELECT * FROM inbox_head

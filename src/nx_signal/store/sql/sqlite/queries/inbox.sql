@@ -2,13 +2,6 @@
 -- The transaction holds the file's one write lock.
 SELECT * FROM inbox_head WHERE recipient_id = :recipient_id;
 
--- name: existing_activities
-SELECT n.activity_id, n.recipient_id
-FROM json_each(:keys) AS asked
-CROSS JOIN activity_notification AS n
-    ON n.activity_id = json_extract(asked.value, '$[0]')
-    AND n.recipient_id = json_extract(asked.value, '$[1]');
-
 -- name: set_head
 INSERT INTO recipient_head (recipient_id, rev, total, unread, history, history_rev)
 VALUES (:recipient_id, :rev, :total, :unread, :history, :rev)
@@ -25,6 +18,10 @@ SET total = total + excluded.total, unread = unread + excluded.unread;
 -- name: rendered_from
 SELECT id, rendered_from FROM activity_notification
 WHERE recipient_id = :recipient_id AND id IN (SELECT value FROM json_each(:ids)) AND rendered_from IS NOT NULL;
+
+-- name: activities_written
+SELECT asked.value AS activity_id FROM json_each(:activity_ids) AS asked
+WHERE EXISTS (SELECT 1 FROM activity_notification AS n WHERE n.activity_id = asked.value);
 
 -- name: heads
 SELECT * FROM inbox_head

@@ -1,0 +1,107 @@
+"""Drafts with a collapse key: the newer one takes the place of the older ones in its recipient's inbox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+
+from nx_signal.model import Draft, InboxSummary
+from nx_signal.store.driver import Inserted, Tx
+from nx_signal.store.several import Gone, TypeCounts, lock_all, set_heads, take_out
+
+MAX_REPLACED = 500
+"""By one row: there are several only where archived ones came back. The next one takes the others' place."""
+MAX_HELD = 10_000
+"""Rows that are looked at in one call."""
+
+Key: TypeAlias = tuple[str, str, str]
+"""Recipient, organizer and collapse key: two organizations never replace each other's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    id: int
+    type: str
+    is_read: bool
+
+
+@dataclass(slots=True)
+class _Held:
+    """Of one key: the rows that the inbox has, the oldest first, and when the newest happened that it ever
+    had."""
+
+    rows: list[_Row] = field(default_factory=list)
+    newest: datetime | None = None
+
+    def replaced_by(self, row: _Row, occurred_at: datetime) -> list[_Row] | None:
+        """What makes room for this row; None where there was a newer one."""
+        if self.newest is not None and occurred_at < self.newest:
+            return None
+        replaced, self.rows = self.rows[:MAX_REPLACED], [*self.rows[MAX_REPLACED:], row]
+        self.newest = occurred_at
+        return replaced
+
+
+async def insert(tx: Tx, drafts: Sequence[Draft], data: Sequence[str]) -> tuple[datetime, Sequence[Inserted]]:
+    """As Tx.insert, for drafts of which some have a collapse key. One with an older `occurred_at` than that
+    of any row with its key, also of one that was deleted, is left out."""
+    heads = await lock_all(tx, {draft.recipient_id for draft in drafts})
+    before = {id: head.history for id, head in heads.items()}
+    new = await _new(tx, drafts)
+    held = await _held(tx, [drafts[index] for index in new])
+    created_at, types = tx.now(), TypeCounts()
+    inserted: list[Inserted] = []
+    gone: list[Gone] = []
+    for index, id in zip(new, tx.ids(len(new)), strict=True):
+        draft = drafts[index]
+        replaced: list[_Row] | None = []
+        if draft.occurred_at is not None and (of_key := held.get(_key(draft))) is not None:
+            replaced = of_key.replaced_by(_Row(id, draft.type, is_read=False), draft.occurred_at)
+        if replaced is None:
+            continue
+        recipient_id, head = draft.recipient_id, heads[draft.recipient_id]
+        unread = sum(not row.is_read for row in replaced)
+        counts = (head.rev + 1, head.total + 1 - len(replaced), head.unread + 1 - unread)
+        heads[recipient_id] = after = InboxSummary(recipient_id, *counts, str(id))
+        types.add(recipient_id, draft.type, 1, 1)
+        for row in replaced:
+            types.add(recipient_id, row.type, -1, -(not row.is_read))
+            gone.append(Gone(row.id, recipient_id, row.is_read, after.rev))
+        numbers = (after.rev, after.unread, after.total, before[recipient_id])
+        inserted.append(Inserted(index, id, *numbers, tuple(row.id for row in replaced)))
+    if inserted:
+        of_rows = [(drafts[row.index], data[row.index]) for row in inserted]
+        await tx.write_rows(
+            [draft for draft, _ in of_rows], [text for _, text in of_rows], created_at, inserted
+        )
+        await take_out(tx, gone)
+        await set_heads(tx, {heads[drafts[row.index].recipient_id] for row in inserted})
+        await types.write(tx)
+    return created_at, inserted
+
+
+async def _new(tx: Tx, drafts: Sequence[Draft]) -> list[int]:
+    """The indexes of those whose (activity_id, recipient_id) no row has."""
+    keys = [(draft.activity_id, draft.recipient_id) for draft in drafts]
+    found = await tx.all("existing_activities", keys=json.dumps(keys))
+    existing = {(row["activity_id"], row["recipient_id"]) for row in found}
+    return [index for index, key in enumerate(keys) if key not in existing]
+
+
+async def _held(tx: Tx, drafts: Sequence[Draft]) -> Mapping[Key, _Held]:
+    keys = list(dict.fromkeys(_key(draft) for draft in drafts if draft.collapse_key is not None))
+    names = ("recipient_id", "organizer_id", "collapse_key")
+    asked = json.dumps([{"key": n, **dict(zip(names, key, strict=True))} for n, key in enumerate(keys)])
+    held = [_Held() for _ in keys]
+    for row in await tx.all("newest_of_keys", keys=asked):
+        held[row["key"]].newest = row["occurred_at"]
+    for row in await tx.all("rows_of_keys", keys=asked, limit=MAX_HELD):
+        held[row["key"]].rows.append(_Row(row["id"], row["type"], bool(row["is_read"])))
+    return dict(zip(keys, held, strict=True))
+
+
+def _key(draft: Draft) -> Key:
+    return draft.recipient_id, draft.organizer_id or "", draft.collapse_key or ""

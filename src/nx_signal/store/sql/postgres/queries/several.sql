@@ -1,0 +1,70 @@
+-- Statements for several inboxes at once. Their rows come as one JSON list of objects.
+
+-- name: lock_or_create
+-- Create the missing heads and lock all, in ascending order everywhere, so that writers of several inboxes
+-- cannot wait for each other in a circle. The update's WHERE is never true, yet it locks the row.
+INSERT INTO recipient_head AS h (recipient_id)
+SELECT asked.recipient_id FROM unnest(:recipient_ids::text[]) AS asked (recipient_id)
+ORDER BY asked.recipient_id COLLATE "C"
+ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
+
+-- name: existing_activities
+SELECT n.activity_id, n.recipient_id
+FROM json_array_elements(:keys::json) AS asked (key)
+JOIN activity_notification n ON n.activity_id = asked.key ->> 0 AND n.recipient_id = asked.key ->> 1;
+
+-- name: set_heads
+UPDATE recipient_head h
+SET rev = given.rev, total = given.total, unread = given.unread, history = given.history, history_rev = given.rev
+FROM json_to_recordset(:heads::json) AS given (
+    recipient_id text, rev bigint, total bigint, unread bigint, history text
+)
+WHERE h.recipient_id = given.recipient_id;
+
+-- name: add_to_types
+-- What is taken off is negative.
+INSERT INTO recipient_type AS t (recipient_id, type, total, unread)
+SELECT given.recipient_id, given.type, given.total, given.unread
+FROM json_to_recordset(:types::json) AS given (recipient_id text, type text, total bigint, unread bigint)
+ON CONFLICT (recipient_id, type) DO UPDATE
+SET total = t.total + excluded.total, unread = t.unread + excluded.unread;
+
+-- name: take_out
+UPDATE activity_notification n
+SET deleted_at = :deleted_at, modified_at = :deleted_at, archived_at = NULL, is_read = n.is_read OR given.is_read,
+    changed_rev = given.rev
+FROM json_to_recordset(:rows::json) AS given (id bigint, recipient_id text, is_read boolean, rev bigint)
+WHERE n.id = given.id AND n.recipient_id = given.recipient_id;
+
+-- name: log_changes
+INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, history)
+SELECT given.recipient_id, given.rev, given.kind, given.detail, given.unread, given.total, given.history
+FROM json_to_recordset(:changes::json) AS given (
+    recipient_id text, rev bigint, kind text, detail json, unread bigint, total bigint, history text
+);
+
+-- name: newest_of_keys
+-- Of each key, when the newest happened that the recipient ever had.
+SELECT asked.key, (
+    SELECT n.occurred_at FROM activity_notification n
+    WHERE n.recipient_id = asked.recipient_id AND n.collapse_key = asked.collapse_key
+        AND coalesce(n.organizer_id, '') = asked.organizer_id
+    ORDER BY n.occurred_at DESC LIMIT 1
+) AS occurred_at
+FROM json_to_recordset(:keys::json) AS asked (key integer, recipient_id text, organizer_id text, collapse_key text);
+
+-- name: rows_of_keys
+-- Of each key what the inbox has.
+SELECT asked.key, r.id, r.type, r.is_read
+FROM json_to_recordset(:keys::json) AS asked (key integer, recipient_id text, organizer_id text, collapse_key text)
+JOIN inbox_row r ON r.recipient_id = asked.recipient_id AND r.collapse_key = asked.collapse_key
+    AND coalesce(r.organizer_id, '') = asked.organizer_id AND r.deleted_at IS NULL
+ORDER BY asked.key, r.rev
+LIMIT :limit;
+
+-- name: rows_among
+SELECT r.id, r.recipient_id, r.type, r.is_read, r.deleted_at IS NOT NULL AS deleted
+FROM json_to_recordset(:rows::json) AS asked (id bigint, recipient_id text)
+JOIN inbox_row r ON r.id = asked.id AND r.recipient_id = asked.recipient_id
+WHERE r.deleted_at IS NULL OR r.archived_at IS NOT NULL
+ORDER BY r.id;
