@@ -51,34 +51,36 @@ async def insert(tx: Tx, drafts: Sequence[Draft], data: Sequence[str]) -> tuple[
     heads = await lock_all(tx, {draft.recipient_id for draft in drafts})
     before = {id: head.history for id, head in heads.items()}
     new = await _new(tx, drafts)
+    if not new:
+        return tx.now(), ()
     held = await _held(tx, [drafts[index] for index in new])
+    # Under the lock, so that in one inbox times and ids ascend like the revisions.
     created_at, types = tx.now(), TypeCounts()
     inserted: list[Inserted] = []
     gone: list[Gone] = []
     for index, id in zip(new, tx.ids(len(new)), strict=True):
         draft = drafts[index]
         replaced: list[_Row] | None = []
-        if draft.occurred_at is not None and (of_key := held.get(_key(draft))) is not None:
-            replaced = of_key.replaced_by(_Row(id, draft.type, is_read=False), draft.occurred_at)
+        if draft.collapse_key is not None and draft.occurred_at is not None:
+            row = _Row(id, draft.type, is_read=False)
+            replaced = held[_key(draft)].replaced_by(row, draft.occurred_at)
         if replaced is None:
             continue
         recipient_id, head = draft.recipient_id, heads[draft.recipient_id]
-        unread = sum(not row.is_read for row in replaced)
+        unread = sum(not old.is_read for old in replaced)
         counts = (head.rev + 1, head.total + 1 - len(replaced), head.unread + 1 - unread)
         heads[recipient_id] = after = InboxSummary(recipient_id, *counts, str(id))
         types.add(recipient_id, draft.type, 1, 1)
-        for row in replaced:
-            types.add(recipient_id, row.type, -1, -(not row.is_read))
-            gone.append(Gone(row.id, recipient_id, row.is_read, after.rev))
+        for old in replaced:
+            types.add(recipient_id, old.type, -1, -(not old.is_read))
+            gone.append(Gone(old.id, recipient_id, old.is_read, after.rev))
         numbers = (after.rev, after.unread, after.total, before[recipient_id])
-        inserted.append(Inserted(index, id, *numbers, tuple(row.id for row in replaced)))
+        inserted.append(Inserted(index, id, *numbers, tuple(old.id for old in replaced)))
     if inserted:
-        of_rows = [(drafts[row.index], data[row.index]) for row in inserted]
-        await tx.write_rows(
-            [draft for draft, _ in of_rows], [text for _, text in of_rows], created_at, inserted
-        )
+        written = [drafts[each.index] for each in inserted]
+        await tx.write_rows(written, [data[each.index] for each in inserted], created_at, inserted)
         await take_out(tx, gone)
-        await set_heads(tx, {heads[drafts[row.index].recipient_id] for row in inserted})
+        await set_heads(tx, {heads[draft.recipient_id] for draft in written})
         await types.write(tx)
     return created_at, inserted
 
