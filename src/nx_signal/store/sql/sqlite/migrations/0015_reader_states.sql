@@ -13,12 +13,13 @@ CREATE INDEX activity_notification_archived ON activity_notification (recipient_
 ALTER TABLE activity_notification ADD COLUMN unseen_after INTEGER;
 
 -- A newer row of a recipient takes the place of those with the same key and organizer; `replaces` is a JSON list of
--- their ids. The first index finds what is in the inbox, the second one the newest that ever was.
+-- their ids. The first index finds what is in the inbox (the column of NULLs makes SQLite take it), the second one the
+-- newest that ever was.
 ALTER TABLE activity_notification ADD COLUMN collapse_key TEXT;
 ALTER TABLE activity_notification ADD COLUMN occurred_at INTEGER;
 ALTER TABLE activity_notification ADD COLUMN replaces TEXT;
 CREATE INDEX activity_notification_collapse ON activity_notification (
-    recipient_id, collapse_key, coalesce(organizer_id, '')
+    recipient_id, collapse_key, coalesce(organizer_id, ''), deleted_at
 ) WHERE collapse_key IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX activity_notification_newest ON activity_notification (
     recipient_id, collapse_key, coalesce(organizer_id, ''), occurred_at
