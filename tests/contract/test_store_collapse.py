@@ -52,10 +52,10 @@ async def test_the_newer_one_takes_the_place_of_the_older_one_in_one_change(
 ) -> None:
     (old,) = await made(inbox, keyed(user, 1))
     (new,) = await made(inbox, keyed(user, 2))
-    assert new == Created(user, 2, 1, 1, SOME, old.history, row_of(new), (row_of(old).id,))
+    assert new == Created(user, 2, 1, 1, 1, SOME, old.history, row_of(new), (row_of(old).id,))
     assert await listed(inbox, user) == [row_of(new)]
     assert await inbox.get(user, row_of(old).id) is None
-    assert await head_of(inbox, user) == InboxSummary(user, 2, 1, 1, new.history)
+    assert await head_of(inbox, user) == InboxSummary(user, 2, 1, 1, new.history, unseen=1)
     await require_clean(database, user)
 
 
@@ -88,6 +88,36 @@ async def test_the_count_of_unread_is_right_where_a_read_all_is_not_yet_in_the_r
     while await database.maintenance.apply_read_all(2):
         pass
     assert [row.is_read for row in await listed(inbox, user)] == [False, True, True, True]
+    await require_clean(database, user)
+
+
+async def test_the_count_of_unseen_is_right_whatever_was_seen(
+    database: Database, inbox: InboxStore, user: str
+) -> None:
+    await made(inbox, keyed(user, 1, "a"), keyed(user, 1, "b"))
+    await inbox.mark_all_seen(user, 1, None)
+    for key, unseen in (("a", 2), ("b", 2)):
+        (new,) = await made(inbox, keyed(user, 2, key))
+        assert (new.unread, new.total, new.unseen) == (2, 2, unseen)
+    (seen, _) = await listed(inbox, user)
+    await inbox.mark_ids(user, [seen.id], "seen", None)
+    (new,) = await made(inbox, keyed(user, 3, "b"))
+    assert (new.unread, new.total, new.unseen, new.replaces) == (2, 2, 2, (seen.id,))
+    await require_clean(database, user)
+
+
+async def test_an_archived_one_stays_archived_and_is_replaced_once_it_is_back(
+    database: Database, inbox: InboxStore, user: str
+) -> None:
+    (first,) = await made(inbox, keyed(user, 1))
+    id = row_of(first).id
+    await inbox.mark(user, id, "archive", None)
+    (second,) = await made(inbox, keyed(user, 2))
+    assert (second.total, second.replaces) == (1, ())
+    await inbox.mark(user, id, "unarchive", None)
+    assert len(await listed(inbox, user)) == 2
+    (third,) = await made(inbox, keyed(user, 3))
+    assert (third.unread, third.total, third.replaces) == (1, 1, (id, row_of(second).id))
     await require_clean(database, user)
 
 

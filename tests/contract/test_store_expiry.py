@@ -65,7 +65,8 @@ async def test_what_expired_is_taken_out_as_a_deletion(
         later.id,
         kept.id,
     ]
-    assert (await inbox.summaries([user]))[user] == InboxSummary(user, 4, 2, 2, change.history)
+    head = InboxSummary(user, 4, 2, 2, change.history, unseen=2)
+    assert (await inbox.summaries([user]))[user] == head
     assert (await inbox.changes_since({user: 3}, 10))[user].changes == (change,)
     assert await removed(database) == ()
     await require_clean(database, user)
@@ -88,6 +89,20 @@ async def test_counts_are_right_whatever_was_read(
     for type, many in (("A", 0), ("B", 2)):
         assert (await inbox.count(user, InboxFilter.of(type=type)))[0] == many
         assert (await inbox.count(user, InboxFilter.of(type=type, is_read=False)))[0] == many
+    await require_clean(database, user)
+
+
+async def test_archived_ones_expire_too_and_change_no_count(
+    database: Database, inbox: InboxStore, user: str, clock: Clock
+) -> None:
+    first, _ = await written(inbox, user, 2, expires_at=clock() + timedelta(seconds=1))
+    await written(inbox, user)
+    await inbox.mark(user, first.id, "archive", None)
+    clock.tick(1_000)
+    (change,) = await removed(database)
+    assert (len(change.ids), change.unread, change.total, change.unseen) == (2, 1, 1, 1)
+    assert await inbox.get(user, first.id) is None
+    assert await removed(database) == ()
     await require_clean(database, user)
 
 
@@ -123,9 +138,8 @@ async def test_what_was_deleted_or_replaced_before_does_not_expire_again(
     soon = clock() + timedelta(seconds=1)
     (deleted,) = await written(inbox, user, expires_at=soon)
     await inbox.delete(user, deleted.id)
-    key = {"collapse_key": "k", "occurred_at": clock()}
-    await written(inbox, user, expires_at=soon, **key)
-    await written(inbox, user, **key)
+    for expires_at in (soon, None):
+        await written(inbox, user, expires_at=expires_at, collapse_key="k", occurred_at=clock())
     clock.tick(1_000)
     assert await removed(database) == ()
 

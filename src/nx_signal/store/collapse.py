@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias
 
-from nx_signal.model import Draft, InboxSummary
-from nx_signal.store.driver import Inserted, Tx
-from nx_signal.store.several import Gone, TypeCounts, lock_all, set_heads, take_out
+from nx_signal.model import Draft
+from nx_signal.store.driver import Inserted, Row, Tx
+from nx_signal.store.rows import less, loss
+from nx_signal.store.several import Gone, TypeCounts, gone_row, lock_all, set_heads, take_out
 
 MAX_REPLACED = 500
 """By one row: there are several only where archived ones came back. The next one takes the others' place."""
@@ -21,22 +22,15 @@ Key: TypeAlias = tuple[str, str, str]
 """Recipient, organizer and collapse key: two organizations never replace each other's."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    id: int
-    type: str
-    is_read: bool
-
-
 @dataclass(slots=True)
 class _Held:
     """Of one key: the rows that the inbox has, the oldest first, and when the newest happened that it ever
     had."""
 
-    rows: list[_Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     newest: datetime | None = None
 
-    def replaced_by(self, row: _Row, occurred_at: datetime) -> list[_Row] | None:
+    def replaced_by(self, row: Row, occurred_at: datetime) -> list[Row] | None:
         """What makes room for this row; None where there was a newer one."""
         if self.newest is not None and occurred_at < self.newest:
             return None
@@ -59,23 +53,22 @@ async def insert(tx: Tx, drafts: Sequence[Draft], data: Sequence[str]) -> tuple[
     inserted: list[Inserted] = []
     gone: list[Gone] = []
     for index, id in zip(new, tx.ids(len(new)), strict=True):
-        draft = drafts[index]
-        replaced: list[_Row] | None = []
+        draft, recipient_id = drafts[index], drafts[index].recipient_id
+        row = {"id": id, "type": draft.type, "is_read": False, "is_seen": False, "deleted_at": None}
+        replaced: list[Row] | None = []
         if draft.collapse_key is not None and draft.occurred_at is not None:
-            row = _Row(id, draft.type, is_read=False)
             replaced = held[_key(draft)].replaced_by(row, draft.occurred_at)
         if replaced is None:
             continue
-        recipient_id, head = draft.recipient_id, heads[draft.recipient_id]
-        unread = sum(not old.is_read for old in replaced)
-        counts = (head.rev + 1, head.total + 1 - len(replaced), head.unread + 1 - unread)
-        heads[recipient_id] = after = InboxSummary(recipient_id, *counts, str(id))
-        types.add(recipient_id, draft.type, 1, 1)
-        for old in replaced:
-            types.add(recipient_id, old.type, -1, -(not old.is_read))
-            gone.append(Gone(old.id, recipient_id, old.is_read, after.rev))
-        numbers = (after.rev, after.unread, after.total, before[recipient_id])
-        inserted.append(Inserted(index, id, *numbers, tuple(old.id for old in replaced)))
+        lost, head = loss(replaced, (row,)), heads[recipient_id]
+        types.take_off(recipient_id, lost)
+        unread, total, unseen = less(head, lost)
+        heads[recipient_id] = head = replace(
+            head, rev=head.rev + 1, total=total, unread=unread, unseen=unseen, history=str(id)
+        )
+        gone += [gone_row(old, recipient_id, head.rev) for old in replaced]
+        numbers = (head.rev, unread, total, unseen, before[recipient_id])
+        inserted.append(Inserted(index, id, *numbers, tuple(old["id"] for old in replaced)))
     if inserted:
         written = [drafts[each.index] for each in inserted]
         await tx.write_rows(written, [data[each.index] for each in inserted], created_at, inserted)
@@ -101,7 +94,7 @@ async def _held(tx: Tx, drafts: Sequence[Draft]) -> Mapping[Key, _Held]:
     for row in await tx.all("newest_of_keys", keys=asked):
         held[row["key"]].newest = row["occurred_at"]
     for row in await tx.all("rows_of_keys", keys=asked, limit=MAX_HELD):
-        held[row["key"]].rows.append(_Row(row["id"], row["type"], bool(row["is_read"])))
+        held[row["key"]].rows.append(row)
     return dict(zip(keys, held, strict=True))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from nx_signal.model import InboxSummary
 from nx_signal.model.changes import Logged, to_log
-from nx_signal.store.driver import Tx
-from nx_signal.store.rows import summary
+from nx_signal.store.driver import Row, Tx
+from nx_signal.store.rows import Loss, summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,10 @@ class Gone:
     rev: int
 
 
+def gone_row(row: Row, recipient_id: str, rev: int) -> Gone:
+    return Gone(row["id"], recipient_id, bool(row["is_read"]), rev)
+
+
 class TypeCounts:
     """By how much the counts of (recipient, type) change."""
 
@@ -31,9 +35,10 @@ class TypeCounts:
         self._total: Counter[tuple[str, str]] = Counter()
         self._unread: Counter[tuple[str, str]] = Counter()
 
-    def add(self, recipient_id: str, type: str, rows: int, unread: int) -> None:
-        self._total[recipient_id, type] += rows
-        self._unread[recipient_id, type] += unread
+    def take_off(self, recipient_id: str, lost: Loss) -> None:
+        for type, (total, unread, _) in lost.items():
+            self._total[recipient_id, type] -= total
+            self._unread[recipient_id, type] -= unread
 
     async def write(self, tx: Tx) -> None:
         # In one order, although the heads' locks alone keep writers apart.
@@ -62,11 +67,13 @@ async def take_out(tx: Tx, gone: Sequence[Gone]) -> None:
         await tx.run("take_out", rows=json.dumps([asdict(row) for row in gone]), deleted_at=tx.now())
 
 
+_LOGGED = ("recipient_id", "rev", "total", "unread", "unseen", "history")
+
+
 async def log_changes(tx: Tx, changes: Sequence[Logged]) -> None:
     rows: list[dict[str, Any]] = []
     for change in changes:
         kind, detail = to_log(change)
-        counts = {"rev": change.rev, "total": change.total, "unread": change.unread}
-        of = {"recipient_id": change.recipient_id, "history": change.history}
-        rows.append(of | counts | {"kind": kind, "detail": detail})
+        columns = {name: getattr(change, name) for name in _LOGGED}
+        rows.append(columns | {"kind": kind, "detail": detail})
     await tx.run("log_changes", changes=json.dumps(rows))

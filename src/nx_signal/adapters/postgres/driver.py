@@ -226,7 +226,7 @@ WITH draft AS (
 ), head AS (
     UPDATE recipient_head h
     SET rev = h.rev + g.many, total = h.total + g.many, unread = h.unread + g.many,
-        history = g.history, history_rev = h.rev + g.many
+        unseen = before.unseen + g.many, history = g.history, history_rev = h.rev + g.many
     FROM grown g JOIN inbox_head before USING (recipient_id)
     WHERE h.recipient_id = g.recipient_id
     RETURNING before.*
@@ -237,14 +237,15 @@ WITH draft AS (
     SET total = t.total + excluded.total, unread = t.unread + excluded.unread
 ), inserted AS (
     INSERT INTO activity_notification (
-        {_COLUMNS}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after
+        {_COLUMNS}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after,
+        unseen_after
     )
     SELECT {_COLUMNS}, f.id, h.rev + f.step, h.rev + f.step, :created_at, :created_at, h.unread + f.step,
-           h.total + f.step
+           h.total + f.step, h.unseen + f.step
     FROM fresh f JOIN head h USING (recipient_id)
 )
 SELECT f.ord - 1 AS index, h.rev + f.step AS rev, h.unread + f.step AS unread, h.total + f.step AS total,
-       h.history AS before
+       h.unseen + f.step AS unseen, h.history AS before
 FROM fresh f JOIN head h USING (recipient_id)
 ORDER BY f.ord
 """  # noqa: S608 - the columns are those of the model
@@ -252,13 +253,14 @@ ORDER BY f.ord
 
 _WRITE_ROWS = f"""
 INSERT INTO activity_notification (
-    {_COLUMNS}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after, replaces
+    {_COLUMNS}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after,
+    unseen_after, replaces
 )
-SELECT {_COLUMNS}, a.id, a.rev, a.rev, :created_at, :created_at, a.unread, a.total, a.replaces
+SELECT {_COLUMNS}, a.id, a.rev, a.rev, :created_at, :created_at, a.unread, a.total, a.unseen, a.replaces
 FROM unnest(
     :id::bigint[], :recipient_id::text[], :shared::bigint[], :rev::bigint[], :unread::bigint[],
-    :total::bigint[], :replaces::text[]
-) AS a (id, recipient_id, shared, rev, unread, total, replaces)
+    :total::bigint[], :unseen::bigint[], :replaces::text[]
+) AS a (id, recipient_id, shared, rev, unread, total, unseen, replaces)
 JOIN unnest({_ARRAYS}) WITH ORDINALITY AS s ({_SHARED_COLUMNS}, shared) USING (shared)
 """  # noqa: S608 - likewise
 
@@ -312,7 +314,15 @@ class PostgresTx:
         arguments = _arrays(drafts, data) | {"id": ids, "created_at": created_at}
         rows = await self.select(_INSERT, arguments)
         inserted = [
-            Inserted(row["index"], ids[row["index"]], row["rev"], row["unread"], row["total"], row["before"])
+            Inserted(
+                row["index"],
+                ids[row["index"]],
+                row["rev"],
+                row["unread"],
+                row["total"],
+                row["unseen"],
+                row["before"],
+            )
             for row in rows
         ]
         return created_at, inserted
@@ -320,7 +330,8 @@ class PostgresTx:
     async def write_rows(
         self, drafts: Sequence[Draft], data: Sequence[str], created_at: datetime, rows: Sequence[Inserted]
     ) -> None:
-        numbers = {name: [getattr(row, name) for row in rows] for name in ("id", "rev", "unread", "total")}
+        names = ("id", "rev", "unread", "total", "unseen")
+        numbers = {name: [getattr(row, name) for row in rows] for name in names}
         replaces = [json.dumps(row.replaces) if row.replaces else None for row in rows]
         more = {"created_at": created_at, "replaces": replaces}
         await self.select(_WRITE_ROWS, _arrays(drafts, data) | numbers | more)

@@ -8,7 +8,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar, TypeVarTuple
@@ -18,7 +18,7 @@ from nx_signal.model.notifications import DRAFT_FIELDS, DRAFT_TIMES
 from nx_signal.model.timestamps import epoch_ms, from_epoch_ms, to_milliseconds
 from nx_signal.ports import Now
 from nx_signal.store.driver import NO_IDS, Dialect, Inserted, Row, Tx
-from nx_signal.store.rows import MAX_INTEGER, summary
+from nx_signal.store.rows import HEAD_FIELDS, MAX_INTEGER, summary
 from nx_signal.store.sql import query
 
 T = TypeVar("T")
@@ -27,7 +27,17 @@ Ts = TypeVarTuple("Ts")
 _AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 _GLOB_SPECIAL = re.compile(r"[%_*?\[]")
 _TIMES = frozenset(
-    {"created_at", "modified_at", "read_at", "deleted_at", "handled_at", "applied_at", *DRAFT_TIMES}
+    {
+        "created_at",
+        "modified_at",
+        "read_at",
+        "seen_at",
+        "archived_at",
+        "deleted_at",
+        "handled_at",
+        "applied_at",
+        *DRAFT_TIMES,
+    }
 )
 
 DIALECT = Dialect(
@@ -38,15 +48,13 @@ DIALECT = Dialect(
 )
 
 
-HEAD_FIELDS = tuple(field.name for field in fields(InboxSummary))
-
 _INSERT = f"""
 INSERT INTO activity_notification (
     {", ".join(DRAFT_FIELDS)}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after,
-    replaces
+    unseen_after, replaces
 ) VALUES (
     {", ".join(f":{name}" for name in DRAFT_FIELDS)}, :id, :rev, :rev, :created_at, :created_at,
-    :unread, :total, :replaces
+    :unread, :total, :unseen, :replaces
 )
 """  # noqa: S608 - the columns are those of the model
 
@@ -115,11 +123,16 @@ class SqliteTx:
         for index, id in zip(new, self.ids(len(new)), strict=True):
             draft = drafts[index]
             before = heads[draft.recipient_id]
-            counts = (before.rev + 1, before.total + 1, before.unread + 1)
-            heads[draft.recipient_id] = head = InboxSummary(draft.recipient_id, *counts, str(id))
-            inserted.append(
-                Inserted(index, id, head.rev, head.unread, head.total, history[draft.recipient_id])
+            heads[draft.recipient_id] = head = replace(
+                before,
+                rev=before.rev + 1,
+                total=before.total + 1,
+                unread=before.unread + 1,
+                unseen=before.unseen + 1,
+                history=str(id),
             )
+            numbers = (head.rev, head.unread, head.total, head.unseen)
+            inserted.append(Inserted(index, id, *numbers, history[draft.recipient_id]))
         of_rows = [row.index for row in inserted]
         await self.write_rows([drafts[n] for n in of_rows], [data[n] for n in of_rows], created_at, inserted)
         await self.many(
@@ -136,9 +149,9 @@ class SqliteTx:
         bound = []
         for draft, text, row in zip(drafts, data, rows, strict=True):
             values = {name: getattr(draft, name) for name in DRAFT_FIELDS}
-            numbers = {"id": row.id, "rev": row.rev, "unread": row.unread, "total": row.total}
+            values |= {name: getattr(row, name) for name in ("id", "rev", "unread", "total", "unseen")}
             made = {"data": text, "created_at": created_at, "replaces": row.replaces or None}
-            bound.append(_bound({**values, **numbers, **made}))
+            bound.append(_bound(values | made))
         self._connection.executemany(_INSERT, bound)
 
     async def script(self, sql: str) -> None:

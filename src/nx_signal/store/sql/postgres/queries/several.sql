@@ -15,9 +15,9 @@ JOIN activity_notification n ON n.activity_id = asked.key ->> 0 AND n.recipient_
 
 -- name: set_heads
 UPDATE recipient_head h
-SET rev = given.rev, total = given.total, unread = given.unread, history = given.history, history_rev = given.rev
+SET rev = given.rev, total = given.total, unread = given.unread, unseen = given.unseen, history = given.history, history_rev = given.rev
 FROM json_to_recordset(:heads::json) AS given (
-    recipient_id text, rev bigint, total bigint, unread bigint, history text
+    recipient_id text, rev bigint, total bigint, unread bigint, unseen bigint, history text
 )
 WHERE h.recipient_id = given.recipient_id;
 
@@ -37,10 +37,10 @@ FROM json_to_recordset(:rows::json) AS given (id bigint, recipient_id text, is_r
 WHERE n.id = given.id AND n.recipient_id = given.recipient_id;
 
 -- name: log_changes
-INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, history)
-SELECT given.recipient_id, given.rev, given.kind, given.detail, given.unread, given.total, given.history
+INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, unseen, history)
+SELECT given.recipient_id, given.rev, given.kind, given.detail, given.unread, given.total, given.unseen, given.history
 FROM json_to_recordset(:changes::json) AS given (
-    recipient_id text, rev bigint, kind text, detail json, unread bigint, total bigint, history text
+    recipient_id text, rev bigint, kind text, detail json, unread bigint, total bigint, unseen bigint, history text
 );
 
 -- name: newest_of_keys
@@ -55,16 +55,20 @@ FROM json_to_recordset(:keys::json) AS asked (key integer, recipient_id text, or
 
 -- name: rows_of_keys
 -- Of each key what the inbox has.
-SELECT asked.key, r.id, r.type, r.is_read
+SELECT asked.key, r.id, r.type, r.is_read, r.deleted_at,
+    (r.is_read OR r.seen_at IS NOT NULL OR r.rev <= h.seen_rev) AS is_seen
 FROM json_to_recordset(:keys::json) AS asked (key integer, recipient_id text, organizer_id text, collapse_key text)
 JOIN inbox_row r ON r.recipient_id = asked.recipient_id AND r.collapse_key = asked.collapse_key
     AND coalesce(r.organizer_id, '') = asked.organizer_id AND r.deleted_at IS NULL
+JOIN recipient_head h ON h.recipient_id = r.recipient_id
 ORDER BY asked.key, r.rev
 LIMIT :limit;
 
 -- name: rows_among
-SELECT r.id, r.recipient_id, r.type, r.is_read, r.deleted_at IS NOT NULL AS deleted
+SELECT r.id, r.recipient_id, r.type, r.is_read, r.deleted_at,
+    (r.is_read OR r.seen_at IS NOT NULL OR r.rev <= h.seen_rev) AS is_seen
 FROM json_to_recordset(:rows::json) AS asked (id bigint, recipient_id text)
 JOIN inbox_row r ON r.id = asked.id AND r.recipient_id = asked.recipient_id
+JOIN recipient_head h ON h.recipient_id = r.recipient_id
 WHERE r.deleted_at IS NULL OR r.archived_at IS NOT NULL
 ORDER BY r.id;

@@ -17,7 +17,7 @@ CROSS JOIN activity_notification AS n
 -- name: set_heads
 UPDATE recipient_head
 SET rev = json_extract(given.value, '$.rev'), total = json_extract(given.value, '$.total'),
-    unread = json_extract(given.value, '$.unread'), history = json_extract(given.value, '$.history'),
+    unread = json_extract(given.value, '$.unread'), unseen = json_extract(given.value, '$.unseen'), history = json_extract(given.value, '$.history'),
     history_rev = json_extract(given.value, '$.rev')
 FROM json_each(:heads) AS given
 WHERE recipient_head.recipient_id = json_extract(given.value, '$.recipient_id');
@@ -41,10 +41,10 @@ WHERE activity_notification.id = json_extract(given.value, '$.id')
     AND activity_notification.recipient_id = json_extract(given.value, '$.recipient_id');
 
 -- name: log_changes
-INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, history)
+INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, unseen, history)
 SELECT json_extract(value, '$.recipient_id'), json_extract(value, '$.rev'), json_extract(value, '$.kind'),
     json_extract(value, '$.detail'), json_extract(value, '$.unread'), json_extract(value, '$.total'),
-    json_extract(value, '$.history')
+    json_extract(value, '$.unseen'), json_extract(value, '$.history')
 FROM json_each(:changes);
 
 -- name: newest_of_keys
@@ -60,20 +60,24 @@ FROM json_each(:keys) AS asked;
 
 -- name: rows_of_keys
 -- Of each key what the inbox has.
-SELECT asked.key, r.id, r.type, r.is_read
+SELECT asked.key, r.id, r.type, r.is_read, r.deleted_at,
+    (r.is_read OR r.seen_at IS NOT NULL OR r.rev <= h.seen_rev) AS is_seen
 FROM json_each(:keys) AS asked
 CROSS JOIN inbox_row AS r
     ON r.recipient_id = json_extract(asked.value, '$.recipient_id')
     AND r.collapse_key = json_extract(asked.value, '$.collapse_key')
     AND coalesce(r.organizer_id, '') = json_extract(asked.value, '$.organizer_id')
     AND r.deleted_at IS NULL
+JOIN recipient_head AS h ON h.recipient_id = r.recipient_id
 ORDER BY asked.key, r.rev
 LIMIT :limit;
 
 -- name: rows_among
-SELECT r.id, r.recipient_id, r.type, r.is_read, r.deleted_at IS NOT NULL AS deleted
+SELECT r.id, r.recipient_id, r.type, r.is_read, r.deleted_at,
+    (r.is_read OR r.seen_at IS NOT NULL OR r.rev <= h.seen_rev) AS is_seen
 FROM json_each(:rows) AS asked
 CROSS JOIN inbox_row AS r
     ON r.id = json_extract(asked.value, '$.id') AND r.recipient_id = json_extract(asked.value, '$.recipient_id')
+JOIN recipient_head AS h ON h.recipient_id = r.recipient_id
 WHERE r.deleted_at IS NULL OR r.archived_at IS NOT NULL
 ORDER BY r.id;
