@@ -127,6 +127,23 @@ async def test_a_message_without_an_id_has_none_yet(preview: Preview) -> None:
     assert (await preview.preview(message())).event_id is None
 
 
+async def test_how_a_notification_would_be_kept_is_shown(preview: Preview) -> None:
+    plain = await preview.preview(message())
+    assert (plain.priority, plain.expires_at, plain.collapse_key, plain.expired) == (
+        "normal",
+        None,
+        None,
+        False,
+    )
+    found = await preview.preview(message(priority="high", expiresAt="2026-01-02T00:00:00Z", collapseKey="k"))
+    assert (found.priority, found.collapse_key, found.expired) == ("high", "k", False)
+    assert found.expires_at == datetime(2026, 1, 2, tzinfo=UTC)
+
+
+async def test_that_nothing_would_be_written_any_more_is_shown(preview: Preview) -> None:
+    assert (await preview.preview(message(expiresAt="2026-01-01T00:00:00Z"))).expired
+
+
 async def test_an_unknown_type_is_reported_as_skipped(preview: Preview) -> None:
     found = await preview.preview(b'{"eventType": "COFFEE_SPILLED"}')
     assert (found.type, found.known, found.total, found.recipients) == ("COFFEE_SPILLED", False, 0, ())
