@@ -39,7 +39,7 @@ WHERE recipient_id = :recipient_id AND rev IN (
 -- The index of what has an expiry finds these, and at once that there are none.
 SELECT id, recipient_id FROM activity_notification
 WHERE expires_at <= :now AND (deleted_at IS NULL OR archived_at IS NOT NULL)
-ORDER BY expires_at
+ORDER BY expires_at, id
 LIMIT :limit;
 
 -- name: audit_heads

@@ -27,7 +27,7 @@ CREATE INDEX activity_notification_newest ON activity_notification (
 
 ALTER TABLE activity_notification ADD COLUMN priority text NOT NULL DEFAULT 'normal';
 ALTER TABLE activity_notification ADD COLUMN expires_at timestamptz;
-CREATE INDEX activity_notification_expiry ON activity_notification (expires_at)
+CREATE INDEX activity_notification_expiry ON activity_notification (expires_at, id)
     WHERE expires_at IS NOT NULL AND (deleted_at IS NULL OR archived_at IS NOT NULL);
 
 -- Rows up to `seen_rev` are seen. `unseen` is NULL until this release first moves the head.
