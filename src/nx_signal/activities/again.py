@@ -87,4 +87,7 @@ def _activity(row: Notification, known: _From) -> Activity:
         data=row.data,
         subject=row.subject,
         occurred_at=known.occurred_at or row.created_at,
+        priority=row.priority,
+        expires_at=row.expires_at,
+        collapse_key=row.collapse_key,
     )
