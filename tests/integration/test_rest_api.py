@@ -26,6 +26,7 @@ from nx_signal.errors import IssuerUnavailable, RelayLost, StoreUnavailable
 from nx_signal.identity.issuer import ISSUER, Issuer, open_issuer
 from nx_signal.identity.permissions import Access
 from nx_signal.identity.stream_keys import keys_of_secret
+from nx_signal.identity.tickets import Tickets
 from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import Change, Created, Draft, Grant, Json, Roster
@@ -177,6 +178,7 @@ class Desk:
             replay=activities.replay,
             directory=self.database.directory,
             members=self.database.members,
+            tickets=Tickets(self.database.tickets),
             operator=cast("Any", self.operator),
             health=self.health,
             metrics=self.metrics,

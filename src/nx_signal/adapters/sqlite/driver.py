@@ -26,7 +26,12 @@ Ts = TypeVarTuple("Ts")
 
 _AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 _GLOB_SPECIAL = re.compile(r"[%_*?\[]")
-_TIMES = frozenset({"created_at", "modified_at", "read_at", "deleted_at", "handled_at", "applied_at"})
+_TIMES = frozenset(
+    (
+        *("created_at", "modified_at", "read_at", "deleted_at", "handled_at", "applied_at"),
+        *("expires_at", "token_expires_at"),
+    )
+)
 
 DIALECT = Dialect(
     name="sqlite",
