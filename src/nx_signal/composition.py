@@ -19,6 +19,7 @@ from nx_signal.activities.registry import Registry
 from nx_signal.activities.replay import Replay
 from nx_signal.delivery.compose import Delivery, compose_delivery
 from nx_signal.delivery.peers import OTHERS_SHOWN_S
+from nx_signal.identity.tickets import Tickets
 from nx_signal.inbox.maintenance import InboxMaintenance
 from nx_signal.inbox.pruning import KEEP_ALL, Bounds, Pruning
 from nx_signal.inbox.service import Inbox
@@ -43,6 +44,7 @@ class Parts:
     inbox: Inbox
     maintenance: InboxMaintenance
     pruning: Pruning
+    tickets: Tickets
     websocket: WebSocketServer
     health: Health
     metrics: Metrics
@@ -100,9 +102,11 @@ def compose(
         metrics=metrics,
         notification_bytes=notification_bytes,
     )
+    tickets = Tickets(database.tickets)
     websocket = WebSocketServer(
         admission=delivery.admission,
         verify=verify,
+        use_ticket=partial(tickets.use, purpose="stream"),
         static_key=static_key,
         versions=stream_versions,
         limits=Limits(rate_factor),
@@ -120,7 +124,8 @@ def compose(
         maintenance=InboxMaintenance(
             database.maintenance, database.traces, hub.announce, metrics, now, retention_days
         ),
-        pruning=Pruning(database.dead_letters, database.traces, now, bounds),
+        pruning=Pruning(database.dead_letters, database.traces, database.tickets, now, bounds),
+        tickets=tickets,
         websocket=websocket,
         health=health,
         metrics=metrics,

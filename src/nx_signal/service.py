@@ -215,6 +215,7 @@ def compose_instance(
         replay=parts.replay,
         directory=database.directory,
         members=database.members,
+        tickets=parts.tickets,
         operator=parts.delivery.operator,
         health=parts.health,
         metrics=parts.metrics,

@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "client": LEAVES | {"websocket", "delivery", "config"},
     "process": {"errors"},
     "backends": LEAVES | {"ports", "store", "config", "identity", "adapters", "process"},
-    "composition": LEAVES | {"ports", "store", "inbox", "activities", "delivery", "websocket", "server"},
+    "composition": LEAVES
+    | {"ports", "store", "identity", "inbox", "activities", "delivery", "websocket", "server"},
     "service": LEAVES
     | {
         "ports",

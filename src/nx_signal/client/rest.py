@@ -80,6 +80,14 @@ class Accepted(msgspec.Struct, frozen=True, rename="camel"):
     unknown_type: bool = False
 
 
+class Ticket(msgspec.Struct, frozen=True, rename="camel"):
+    """Stands in for the token once, until `expires_at`."""
+
+    ticket: str
+    purpose: str
+    expires_at: datetime
+
+
 class AcceptedAll(msgspec.Struct, frozen=True, rename="camel"):
     accepted: list[Accepted]
 
@@ -132,6 +140,10 @@ class Rest:
         query = {"strict": "true"} if strict else None
         answer = await self._call(AcceptedAll, "POST", "/activities", query=query, body=messages)
         return answer.accepted
+
+    async def ticket(self, purpose: str) -> Ticket:
+        """`purpose`: events or stream."""
+        return await self._call(Ticket, "POST", "/tickets", body={"purpose": purpose})
 
     async def explain(self, type: type[T], event_id: str, query: Mapping[str, str]) -> T:
         """What was done with an activity, decoded as `type`."""

@@ -19,6 +19,7 @@ from nx_signal.activities.limits import NOTIFICATION_BYTES
 from nx_signal.activities.preview import Preview
 from nx_signal.activities.replay import Replay
 from nx_signal.delivery.operator import Operator
+from nx_signal.identity.tickets import Tickets
 from nx_signal.inbox.service import Inbox
 from nx_signal.ports import Journal
 from nx_signal.rest.access import Authorizer
@@ -32,6 +33,7 @@ from nx_signal.rest.notifications import notification_routes
 from nx_signal.rest.openapi import document
 from nx_signal.rest.operations import StreamJwks, operation_routes
 from nx_signal.rest.problems import Problem, register_problems
+from nx_signal.rest.tickets import ticket_routes
 from nx_signal.store import DeadLetters, Directory, Members
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
@@ -93,6 +95,7 @@ def create_app(
     replay: Replay,
     directory: Directory,
     members: Members,
+    tickets: Tickets,
     operator: Operator,
     health: Health,
     metrics: Metrics,
@@ -123,6 +126,7 @@ def create_app(
         explain_routes(authorizer, explain),
         dead_letter_routes(authorizer, dead_letters, replay),
         member_routes(authorizer, directory, members),
+        ticket_routes(authorizer, tickets),
         client_routes(authorizer, operator),
     ):
         app.register_blueprint(routes, url_prefix=BASE_PATH + (routes.url_prefix or ""))
