@@ -40,7 +40,6 @@ from nx_signal.websocket.decisions import (
 from nx_signal.websocket.frames import FrameMeter, binary_frame, text_frame
 from nx_signal.websocket.observer import WireObserver
 from nx_signal.websocket.protocol import (
-    CLOSE_OF,
     FINISH_AUTHENTICATION_WITHIN_S,
     MAX_MESSAGE_BYTES,
     TOO_MANY_REQUESTS,
@@ -200,7 +199,7 @@ class Connection(WireObserver):
 
     def close(self, reason: CloseReason) -> None:
         if self._close_with is None:
-            self._close_with = CLOSE_OF[reason]
+            self._close_with = reason.value
             if self._reading:
                 self._reading.cancel()
 
@@ -212,7 +211,7 @@ class Connection(WireObserver):
 
     def stalled(self) -> None:
         if self._session:
-            self.wire.close_now(*CLOSE_OF[CloseReason.SLOW_CONSUMER])
+            self.wire.close_now(*CloseReason.SLOW_CONSUMER.value)
             self._session.end(CloseReason.SLOW_CONSUMER)
 
     def breached(self, code: int) -> None:

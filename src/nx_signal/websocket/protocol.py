@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -62,23 +62,17 @@ AUTHENTICATION_TIMEOUT = (4001, "Authentication timeout")
 HEARTBEAT_TIMEOUT = (4002, "Heartbeat timeout")
 AUTHENTICATION_FAILED = (4003, "Authentication failed")
 ENCRYPTION_REQUIRED = (4004, "Encryption required")
-TOKEN_EXPIRED = (4005, "Token expired")
-DISCONNECTED = (4006, CloseReason.DISCONNECTED.value)
+TOKEN_EXPIRED = CloseReason.TOKEN_EXPIRED.value
+DISCONNECTED = CloseReason.DISCONNECTED.value
 TOO_MANY_REQUESTS = (4007, "Too many requests")
-SLOW_CONSUMER = (4008, CloseReason.SLOW_CONSUMER.value)
+SLOW_CONSUMER = CloseReason.SLOW_CONSUMER.value
 TOO_MANY_SESSIONS = (4009, "Too many sessions")
 NOT_AUTHENTIC = (4010, "Message not authentic")
-GOING_AWAY = (1001, CloseReason.GOING_AWAY.value)
+GOING_AWAY = CloseReason.GOING_AWAY.value
 TOO_MANY_FRAMES = (1008, "Too many frames or bytes")
 TOO_MANY_FRAGMENTS = (1008, "Too many fragments in a message")
 MESSAGE_TOO_BIG = (1009, "Message too big")
 TRY_AGAIN_LATER = (1013, "Try again later")
-
-CLOSE_OF: Mapping[CloseReason, tuple[int, str]] = {
-    CloseReason.DISCONNECTED: DISCONNECTED,
-    CloseReason.GOING_AWAY: GOING_AWAY,
-    CloseReason.SLOW_CONSUMER: SLOW_CONSUMER,
-}
 
 
 _decode = JsonDecoder[Any]().decode
