@@ -34,12 +34,25 @@ MAY_IMPORT = {
     "activities": LEAVES | {"ports", "store", "identity", "inbox", "delivery"},
     "delivery": LEAVES | {"ports", "store"},
     "websocket": LEAVES | {"ports", "delivery", "server"},
+    "sse": LEAVES | {"ports", "delivery", "server"},
     "rest": LEAVES
-    | {"ports", "store", "config", "identity", "inbox", "activities", "delivery", "websocket", "server"},
+    | {
+        "ports",
+        "store",
+        "config",
+        "identity",
+        "inbox",
+        "activities",
+        "delivery",
+        "websocket",
+        "sse",
+        "server",
+    },
     "client": LEAVES | {"websocket", "delivery", "config"},
     "process": {"errors"},
     "backends": LEAVES | {"ports", "store", "config", "identity", "adapters", "process"},
-    "composition": LEAVES | {"ports", "store", "inbox", "activities", "delivery", "websocket", "server"},
+    "composition": LEAVES
+    | {"ports", "store", "inbox", "activities", "delivery", "websocket", "sse", "server"},
     "service": LEAVES
     | {
         "ports",

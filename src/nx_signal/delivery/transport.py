@@ -39,6 +39,10 @@ class Transport(Protocol):
     the client takes nothing any more."""
 
     @property
+    def encrypted(self) -> bool:
+        """Whether it seals what is pushed, beside TLS."""
+
+    @property
     def queued_bytes(self) -> int:
         """Pushed and not yet with the kernel."""
 

@@ -14,9 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from trio_websocket import WebSocketConnection, wrap_server_stream
 
 from nx_signal.delivery.admission import Admission
-from nx_signal.delivery.rooms import refused_rooms_data
 from nx_signal.delivery.session import Session
-from nx_signal.delivery.topics import ERROR, frame
 from nx_signal.delivery.transport import CloseReason, FrameKind, PushResult
 from nx_signal.errors import IssuerUnavailable, StoreUnavailable, TokenRejected
 from nx_signal.model import Principal
@@ -190,6 +188,8 @@ class Connection(WireObserver):
 
     # --- the session's transport ---
 
+    encrypted = True
+
     @property
     def queued_bytes(self) -> int:
         return self.wire.queued_bytes
@@ -342,10 +342,7 @@ class Connection(WireObserver):
     async def _join(self, rooms: tuple[str, ...], malformed: tuple[str, ...]) -> None:
         session = self._session
         assert session  # noqa: S101 - the protocol gives this only when live
-        allowed = await self._admission.join(session, rooms)
-        refused = [*(room for room in rooms if room not in allowed), *malformed]
-        if refused:
-            session.notify(frame(ERROR, refused_rooms_data(refused)))
+        await self._admission.enter(session, rooms, malformed)
 
     async def _refresh(self, token: str) -> None:
         session = self._session

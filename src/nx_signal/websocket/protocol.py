@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from nx_signal.delivery.rooms import MAX_ROOM_CHARS
+from nx_signal.delivery.rooms import MAX_ROOMS_PER_REQUEST, is_room_name
 from nx_signal.delivery.topics import CONNECTED, ERROR, EXPIRING, HELLO, REFRESHED, frame
 from nx_signal.delivery.transport import CloseReason
 from nx_signal.model.json import JsonDecoder
@@ -53,8 +53,6 @@ WARN_BEFORE_EXPIRY_S = 60.0
 REMEMBERED_IVS = 1_024
 """Of the client's last sealed frames, 12 bytes each: a replayed one is refused."""
 MAX_MESSAGE_BYTES = 131_072
-MAX_ROOMS_PER_REQUEST = 100
-RESERVED_ROOM_PREFIX = "ws:"
 ALL_VERSIONS = frozenset({1, VERSION})
 
 # Close codes and reasons
@@ -317,8 +315,8 @@ class Protocol:
         rooms = list(dict.fromkeys(room for room in rooms[:MAX_ROOMS_PER_REQUEST] if isinstance(room, str)))
         if event == "leave":
             return [Leave(tuple(rooms))]
-        good = tuple(room for room in rooms if _is_room_name(room))
-        malformed = tuple(room for room in rooms if not _is_room_name(room))
+        good = tuple(room for room in rooms if is_room_name(room))
+        malformed = tuple(room for room in rooms if not is_room_name(room))
         return [Join(good, malformed)]
 
     def _error(self, message: str) -> SendFrame:
@@ -345,7 +343,3 @@ def _resume(data: Any) -> Resume | None:
     if type(rev) is not int or not 0 <= rev <= MAX_REV or not isinstance(history, str | None):
         return None
     return Resume(rev, history)
-
-
-def _is_room_name(room: str) -> bool:
-    return 0 < len(room) <= MAX_ROOM_CHARS and not room.startswith(RESERVED_ROOM_PREFIX)
