@@ -7,9 +7,9 @@ from nx_signal.model import Activity, InboxSummary
 from nx_signal.model.timestamps import format_timestamp
 from nx_signal.model.wire import browser_safe, encode_json
 
-NOTIFICATIONS = "observation/signal/notification/"
+STATE = "observation/signal/notification/state"
+NOTIFICATIONS = STATE.removesuffix("state")
 """Begins the topics of an inbox's log, and of its `state`: their data has `rev` and `history`."""
-STATE = NOTIFICATIONS + "state"
 ACTIVITY = "observation/signal/activity/created"
 """`{eventId, eventSource, type, organizerId, merchantId, subject, actor, data, occurredAt}` to the members'
 room."""
