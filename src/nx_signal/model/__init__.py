@@ -93,10 +93,16 @@ from nx_signal.model.changes import (
     Deleted as Deleted,
 )
 from nx_signal.model.changes import (
+    Mark as Mark,
+)
+from nx_signal.model.changes import (
     Read as Read,
 )
 from nx_signal.model.changes import (
     Unknown as Unknown,
+)
+from nx_signal.model.changes import (
+    Updated as Updated,
 )
 from nx_signal.model.filters import (
     Condition as Condition,

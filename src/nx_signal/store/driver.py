@@ -40,6 +40,7 @@ class Inserted:
     rev: int
     unread: int
     total: int
+    unseen: int
     before: str
 
 

@@ -9,6 +9,23 @@ SELECT asked.recipient_id FROM unnest(:recipient_ids::text[]) AS asked (recipien
 ORDER BY asked.recipient_id COLLATE "C"
 ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
 
+-- name: states
+SELECT n.id, n.rev, n.type, n.is_read, n.read_at, n.seen_at, n.archived_at, n.deleted_at,
+    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= :seen_rev) AS is_seen
+FROM inbox_row n
+WHERE n.id = ANY (:ids::bigint[]) AND n.recipient_id = :recipient_id
+    AND (n.deleted_at IS NULL OR n.archived_at IS NOT NULL);
+
+-- name: write_states
+UPDATE activity_notification n
+SET is_read = new.is_read, read_at = new.read_at, seen_at = new.seen_at, archived_at = new.archived_at,
+    deleted_at = new.deleted_at, modified_at = :modified_at, changed_rev = :rev
+FROM json_to_recordset(:states::json -> 'rows') AS new (
+    id bigint, is_read boolean, read_at timestamptz, seen_at timestamptz, archived_at timestamptz,
+    deleted_at timestamptz
+)
+WHERE n.id = new.id AND n.recipient_id = :recipient_id;
+
 -- name: rendered_from
 SELECT id, rendered_from FROM activity_notification
 WHERE recipient_id = :recipient_id AND id = ANY (:ids::bigint[]) AND rendered_from IS NOT NULL;
@@ -41,12 +58,12 @@ CROSS JOIN LATERAL (
 -- The head is locked: set it, take off what each type lost, and log the change that led to it.
 WITH head AS (
     UPDATE recipient_head
-    SET rev = :rev, total = :total, unread = :unread, history = :history, history_rev = :rev
+    SET rev = :rev, total = :total, unread = :unread, unseen = :unseen, history = :history, history_rev = :rev
     WHERE recipient_id = :recipient_id
 ), typed AS (
     UPDATE recipient_type t SET total = t.total - lost.total, unread = t.unread - lost.unread
     FROM unnest(:types::text[], :totals::bigint[], :unreads::bigint[]) AS lost (type, total, unread)
     WHERE t.recipient_id = :recipient_id AND t.type = lost.type
 )
-INSERT INTO recipient_change (recipient_id, rev, total, unread, kind, detail, history)
-VALUES (:recipient_id, :rev, :total, :unread, :kind, :detail, :history);
+INSERT INTO recipient_change (recipient_id, rev, total, unread, unseen, kind, detail, history)
+VALUES (:recipient_id, :rev, :total, :unread, :unseen, :kind, :detail, :history);
