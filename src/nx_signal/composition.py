@@ -19,6 +19,7 @@ from nx_signal.activities.registry import Registry
 from nx_signal.activities.replay import Replay
 from nx_signal.delivery.compose import Delivery, compose_delivery
 from nx_signal.delivery.peers import OTHERS_SHOWN_S
+from nx_signal.delivery.polling import Polling
 from nx_signal.identity.tickets import Tickets
 from nx_signal.inbox.maintenance import InboxMaintenance
 from nx_signal.inbox.pruning import KEEP_ALL, Bounds, Pruning
@@ -26,6 +27,7 @@ from nx_signal.inbox.service import Inbox
 from nx_signal.model import RelayMessage
 from nx_signal.ports import Now, Relay, Verify
 from nx_signal.server.limits import Limits
+from nx_signal.sse.server import EventServer
 from nx_signal.store import Database
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
@@ -46,6 +48,8 @@ class Parts:
     pruning: Pruning
     tickets: Tickets
     websocket: WebSocketServer
+    events: EventServer
+    polling: Polling
     health: Health
     metrics: Metrics
 
@@ -103,13 +107,21 @@ def compose(
         notification_bytes=notification_bytes,
     )
     tickets = Tickets(database.tickets)
+    limits = Limits(rate_factor)
     websocket = WebSocketServer(
         admission=delivery.admission,
         verify=verify,
         use_ticket=partial(tickets.use, purpose="stream"),
         static_key=static_key,
         versions=stream_versions,
-        limits=Limits(rate_factor),
+        limits=limits,
+        metrics=metrics,
+        now=now,
+        max_buffer_bytes=client_buffer_bytes,
+    )
+    events = EventServer(
+        admission=delivery.admission,
+        limits=limits,
         metrics=metrics,
         now=now,
         max_buffer_bytes=client_buffer_bytes,
@@ -127,6 +139,8 @@ def compose(
         pruning=Pruning(database.dead_letters, database.traces, database.tickets, now, bounds),
         tickets=tickets,
         websocket=websocket,
+        events=events,
+        polling=Polling(database.inbox, delivery.admission, now),
         health=health,
         metrics=metrics,
     )

@@ -19,7 +19,9 @@ from nx_signal.activities.compose import compose_activities
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.explain import Explain
 from nx_signal.activities.registry import Registry
+from nx_signal.adapters.local_relay import LocalRelay
 from nx_signal.adapters.sqlite.memory import MemoryDatabase
+from nx_signal.composition import compose
 from nx_signal.delivery.operator import ClientsPage
 from nx_signal.delivery.sessions import LiveSessions
 from nx_signal.errors import IssuerUnavailable, RelayLost, StoreUnavailable
@@ -29,7 +31,7 @@ from nx_signal.identity.stream_keys import keys_of_secret
 from nx_signal.identity.tickets import Tickets
 from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
-from nx_signal.model import Change, Created, Draft, Grant, Json, Roster
+from nx_signal.model import Change, Created, Draft, Grant, Json, RelayMessage, Roster
 from nx_signal.ports import Journal
 from nx_signal.rest import app as rest_app
 from nx_signal.rest.access import Authorizer
@@ -39,6 +41,7 @@ from nx_signal.rest.operations import StreamJwks
 from nx_signal.server.limits import RequestLimits
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
+from stream_kit import static_key
 
 BASE = "/v1/api/signal"
 JWKS = "/.well-known/jwks.json"
@@ -164,6 +167,22 @@ class Desk:
             user_claim="sub",
             trusted_grants=True,
         )
+        to_relay, _ = trio.open_memory_channel[tuple[RelayMessage, ...]](100)
+        parts = compose(
+            server_id="desk",
+            database=self.database,
+            relay=LocalRelay(),
+            to_relay=to_relay,
+            registry=REGISTRY,
+            renderer=RENDERER,
+            verify=tokens.verify,
+            static_key=static_key,
+            now=lambda: self.time,
+            resume_limit=500,
+            sweep_s=3600,
+            client_buffer_bytes=262_144,
+            rate_factor=rate_factor,
+        )
         self.app = create_app(
             authorizer=Authorizer(tokens.verify, Access(self.database.directory), RequestLimits(rate_factor)),
             inbox=Inbox(self.database.inbox, self.announced.extend),
@@ -180,6 +199,8 @@ class Desk:
             members=self.database.members,
             tickets=Tickets(self.database.tickets),
             operator=cast("Any", self.operator),
+            polling=parts.polling,
+            events=parts.events,
             health=self.health,
             metrics=self.metrics,
             jwks=jwks,
@@ -533,6 +554,7 @@ PRIVATE = [
     ("POST", "/socket/websocket/clients/rooms/1/send"),
     ("POST", "/socket/websocket/clients/1/send"),
     ("POST", "/socket/websocket/clients/1/disconnect"),
+    ("GET", "/notifications/changes"),
 ]
 PARAMETER = re.compile(r"<[^>]+>")
 
@@ -1142,7 +1164,7 @@ async def test_no_route_shows_or_touches_what_is_another_users(desk: Desk) -> No
                 assert reply.status == (404 if "{" in path else next(iter(each.answers))), (method, path)
                 for secret in ("victim", "SECRET_TYPE", "secret-subject", *theirs):
                     assert secret.encode() not in reply.body, (method, path)
-    assert requests == 21
+    assert requests == 25
     assert (await desk.call("GET", f"{BASE}/notifications", "victim")).json == before
     assert (await desk.call("GET", f"{BASE}/notifications", "u1")).json["data"][0]["id"] == mine[0]
     reply = await desk.call("GET", f'{BASE}/notifications?filter={{"where":{{"recipientId":"victim"}}}}')

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from nx_signal import __version__
 from nx_signal.delivery import topics
-from nx_signal.delivery.rooms import MAX_ROOM_CHARS
+from nx_signal.delivery.rooms import MAX_ROOM_CHARS, MAX_ROOMS_PER_REQUEST
 from nx_signal.model import Json, channels, wire
 from nx_signal.model.wire import Count, History, Revision, Time
 from nx_signal.websocket import channel, protocol
@@ -57,7 +57,7 @@ class Credentials(Struct, rename="camel"):
 
 
 class Rooms(Struct):
-    rooms: Annotated[list[Room], Meta(max_length=protocol.MAX_ROOMS_PER_REQUEST)]
+    rooms: Annotated[list[Room], Meta(max_length=MAX_ROOMS_PER_REQUEST)]
 
 
 class Token(Struct):

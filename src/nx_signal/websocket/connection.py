@@ -14,9 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from trio_websocket import WebSocketConnection, wrap_server_stream
 
 from nx_signal.delivery.admission import Admission
-from nx_signal.delivery.rooms import refused_rooms_data
 from nx_signal.delivery.session import Session
-from nx_signal.delivery.topics import ERROR, frame
 from nx_signal.delivery.transport import CloseReason, FrameKind, PushResult
 from nx_signal.errors import IssuerUnavailable, StoreUnavailable, TokenRejected
 from nx_signal.model import Principal
@@ -41,7 +39,6 @@ from nx_signal.websocket.decisions import (
 from nx_signal.websocket.frames import FrameMeter, binary_frame, text_frame
 from nx_signal.websocket.observer import WireObserver
 from nx_signal.websocket.protocol import (
-    CLOSE_OF,
     FINISH_AUTHENTICATION_WITHIN_S,
     MAX_MESSAGE_BYTES,
     TOO_MANY_REQUESTS,
@@ -200,6 +197,8 @@ class Connection(WireObserver):
 
     # --- the session's transport ---
 
+    encrypted = True
+
     @property
     def queued_bytes(self) -> int:
         return self.wire.queued_bytes
@@ -209,7 +208,7 @@ class Connection(WireObserver):
 
     def close(self, reason: CloseReason) -> None:
         if self._close_with is None:
-            self._close_with = CLOSE_OF[reason]
+            self._close_with = reason.value
             if self._reading:
                 self._reading.cancel()
 
@@ -221,7 +220,7 @@ class Connection(WireObserver):
 
     def stalled(self) -> None:
         if self._session:
-            self.wire.close_now(*CLOSE_OF[CloseReason.SLOW_CONSUMER])
+            self.wire.close_now(*CloseReason.SLOW_CONSUMER.value)
             self._session.end(CloseReason.SLOW_CONSUMER)
 
     def breached(self, code: int) -> None:
@@ -367,10 +366,7 @@ class Connection(WireObserver):
     async def _join(self, rooms: tuple[str, ...], malformed: tuple[str, ...]) -> None:
         session = self._session
         assert session  # noqa: S101 - the protocol gives this only when live
-        allowed = await self._admission.join(session, rooms)
-        refused = [*(room for room in rooms if room not in allowed), *malformed]
-        if refused:
-            session.notify(frame(ERROR, refused_rooms_data(refused)))
+        await self._admission.enter(session, rooms, malformed)
 
     async def _refresh(self, credential: Credential) -> None:
         session = self._session

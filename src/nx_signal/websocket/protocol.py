@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from nx_signal.delivery.rooms import MAX_ROOM_CHARS
+from nx_signal.delivery.rooms import MAX_ROOMS_PER_REQUEST, is_room_name
 from nx_signal.delivery.topics import CONNECTED, ERROR, EXPIRING, HELLO, REFRESHED, frame
 from nx_signal.delivery.transport import CloseReason
 from nx_signal.model.json import JsonDecoder
@@ -54,8 +54,6 @@ WARN_BEFORE_EXPIRY_S = 60.0
 REMEMBERED_IVS = 1_024
 """Of the client's last sealed frames, 12 bytes each: a replayed one is refused."""
 MAX_MESSAGE_BYTES = 131_072
-MAX_ROOMS_PER_REQUEST = 100
-RESERVED_ROOM_PREFIX = "ws:"
 ALL_VERSIONS = frozenset({1, VERSION})
 TICKET = "ticket"
 SCHEMES = ("bearer", TICKET)
@@ -66,23 +64,17 @@ AUTHENTICATION_TIMEOUT = (4001, "Authentication timeout")
 HEARTBEAT_TIMEOUT = (4002, "Heartbeat timeout")
 AUTHENTICATION_FAILED = (4003, "Authentication failed")
 ENCRYPTION_REQUIRED = (4004, "Encryption required")
-TOKEN_EXPIRED = (4005, "Token expired")
-DISCONNECTED = (4006, CloseReason.DISCONNECTED.value)
+TOKEN_EXPIRED = CloseReason.TOKEN_EXPIRED.value
+DISCONNECTED = CloseReason.DISCONNECTED.value
 TOO_MANY_REQUESTS = (4007, "Too many requests")
-SLOW_CONSUMER = (4008, CloseReason.SLOW_CONSUMER.value)
+SLOW_CONSUMER = CloseReason.SLOW_CONSUMER.value
 TOO_MANY_SESSIONS = (4009, "Too many sessions")
 NOT_AUTHENTIC = (4010, "Message not authentic")
-GOING_AWAY = (1001, CloseReason.GOING_AWAY.value)
+GOING_AWAY = CloseReason.GOING_AWAY.value
 TOO_MANY_FRAMES = (1008, "Too many frames or bytes")
 TOO_MANY_FRAGMENTS = (1008, "Too many fragments in a message")
 MESSAGE_TOO_BIG = (1009, "Message too big")
 TRY_AGAIN_LATER = (1013, "Try again later")
-
-CLOSE_OF: Mapping[CloseReason, tuple[int, str]] = {
-    CloseReason.DISCONNECTED: DISCONNECTED,
-    CloseReason.GOING_AWAY: GOING_AWAY,
-    CloseReason.SLOW_CONSUMER: SLOW_CONSUMER,
-}
 
 
 _decode = JsonDecoder[Any]().decode
@@ -324,8 +316,8 @@ class Protocol:
         rooms = list(dict.fromkeys(room for room in rooms[:MAX_ROOMS_PER_REQUEST] if isinstance(room, str)))
         if event == "leave":
             return [Leave(tuple(rooms))]
-        good = tuple(room for room in rooms if _is_room_name(room))
-        malformed = tuple(room for room in rooms if not _is_room_name(room))
+        good = tuple(room for room in rooms if is_room_name(room))
+        malformed = tuple(room for room in rooms if not is_room_name(room))
         return [Join(good, malformed)]
 
     def _error(self, message: str) -> SendFrame:
@@ -359,7 +351,3 @@ def _resume(data: Any) -> Resume | None:
     if type(rev) is not int or not 0 <= rev <= MAX_REV or not isinstance(history, str | None):
         return None
     return Resume(rev, history)
-
-
-def _is_room_name(room: str) -> bool:
-    return 0 < len(room) <= MAX_ROOM_CHARS and not room.startswith(RESERVED_ROOM_PREFIX)
