@@ -56,13 +56,24 @@ class Deleted(_Step, frozen=True, tag="deleted"):
     ids: tuple[int, ...]
 
 
+class Updated(_Step, frozen=True, tag="updated"):
+    """Rows have other content, the one of `ids`: their producer corrected it. `origin` is None."""
+
+    ids: tuple[int, ...]
+    content: str
+    content_html: str
+    action_url: str | None
+    data: Mapping[str, Json]
+    origin: str | None = None
+
+
 class Unknown(_Step, frozen=True, tag="unknown"):
     """A change that a newer release wrote: what it did is not known here, only where it stands."""
 
     name: str
 
 
-Logged: TypeAlias = Read | Deleted
+Logged: TypeAlias = Read | Deleted | Updated
 """The changes that the store keeps in `recipient_change`; a creation is kept as its row."""
 
 Change: TypeAlias = Created | Logged | Unknown

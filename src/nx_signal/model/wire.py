@@ -19,6 +19,7 @@ from nx_signal.model.timestamps import format_timestamp
 CREATED = "observation/signal/notification/created"
 READ = "observation/signal/notification/read"
 DELETED = "observation/signal/notification/deleted"
+UPDATED = "observation/signal/notification/updated"
 
 MAX_REV = 2**63 - 1
 
@@ -153,6 +154,20 @@ class Deleted(msgspec.Struct, frozen=True):
     history: History
 
 
+class Updated(msgspec.Struct, frozen=True, rename="camel"):
+    """The producer corrected the notifications of `ids`: what they are now."""
+
+    ids: list[str]
+    content: str
+    content_html: str
+    action_url: str | None
+    data: Mapping[str, Json]
+    rev: Revision
+    unread: Count
+    history: History
+    origin: str | None
+
+
 class Frame(NamedTuple):
     """The frame of one kind of change; what the stream's document and its client know of it."""
 
@@ -204,6 +219,22 @@ FRAMES = (
         "Notifications were deleted.",
         {"ids": ["132452764876836864"], "rev": 10, "unread": 2, "history": "2c26b46b68ffc68f"},
     ),
+    Frame(
+        UPDATED,
+        Updated,
+        "Notifications have other content.",
+        {
+            "ids": ["132452764876836864"],
+            "content": "Payment of ₫1,350,000 received",
+            "contentHtml": "<p>Payment of <strong>₫1,350,000</strong> received</p>",
+            "actionUrl": "/payments/42",
+            "data": {"payment": {"amount": 1350000, "currency": "VND"}},
+            "rev": 11,
+            "unread": 2,
+            "history": "8f434346648f6b96",
+            "origin": None,
+        },
+    ),
 )
 
 
@@ -241,4 +272,18 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
     if isinstance(change, changes.Deleted):
         ids = [str(id) for id in change.ids]
         return DELETED, encode_json(Deleted(ids, change.rev, change.unread, change.history))
+    if isinstance(change, changes.Updated):
+        return UPDATED, encode_json(
+            Updated(
+                ids=[str(id) for id in change.ids],
+                content=change.content,
+                content_html=change.content_html,
+                action_url=change.action_url,
+                data=browser_safe(change.data),
+                rev=change.rev,
+                unread=change.unread,
+                history=change.history,
+                origin=change.origin,
+            )
+        )
     raise LookupError(f"A change of the kind {change.name} has no frame in this release.")

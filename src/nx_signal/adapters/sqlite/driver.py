@@ -26,13 +26,16 @@ Ts = TypeVarTuple("Ts")
 
 _AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 _GLOB_SPECIAL = re.compile(r"[%_*?\[]")
-_TIMES = frozenset({"created_at", "modified_at", "read_at", "deleted_at", "handled_at", "applied_at"})
+_TIMES = frozenset(
+    {"created_at", "modified_at", "read_at", "deleted_at", "handled_at", "applied_at", "occurred_at"}
+)
 
 DIALECT = Dialect(
     name="sqlite",
     unset="{column} = 0",
     like="{column} GLOB {value}",  # LIKE takes A for a
     pattern=lambda text: _GLOB_SPECIAL.sub(lambda found: _AS_GLOB[found[0]], text),
+    moment=epoch_ms,
 )
 
 
