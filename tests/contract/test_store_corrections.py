@@ -258,10 +258,10 @@ async def test_a_row_that_is_deleted_between_its_look_up_and_its_correction_stay
 ) -> None:
     ann, id = unique("ann"), unique("a")
     (row,) = await written(database.inbox, ann, activity_id=id)
+    rows = await database.corrections.rows(id, "", 100)
+    await database.inbox.delete(ann, row.id)
     for action in ("update", "retract"):
         _, standing = await database.corrections.add(a_correction(id, action=action, position=action))
-        rows = await database.corrections.rows(id, "", 100) if action == "update" else rows
-        await database.inbox.delete(ann, row.id)
         assert list(await database.corrections.apply(standing, rows, [NEW]) or ()) == []
     assert (await head_of(database, ann)).rev == 2
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import TypeAlias
 
 import msgspec
@@ -97,7 +98,7 @@ def new_history() -> str:
 
 def to_log(change: Logged) -> tuple[str, dict[str, Json]]:
     """(kind, detail) for `recipient_change`. Times in the detail are left to the database's encoding."""
-    detail = msgspec.to_builtins(change, builtin_types=(datetime,))
+    detail = msgspec.to_builtins(change, builtin_types=(datetime, Decimal))
     for name in ("recipientId", "rev", "unread", "total", "history", "after"):
         del detail[name]
     return detail.pop("kind"), detail
