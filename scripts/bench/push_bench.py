@@ -280,9 +280,11 @@ def created(user: str, rev: int) -> Created:
         data=DATA,
         is_read=False,
         read_at=None,
+        is_seen=False,
+        archived_at=None,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
-    return Created(user, rev, rev, rev, str(rev), str(rev - 1) if rev > 1 else "", notification)
+    return Created(user, rev, rev, rev, rev, str(rev), str(rev - 1) if rev > 1 else "", notification)
 
 
 async def verify(token: str) -> Principal:

@@ -149,13 +149,23 @@ async def test_one_that_is_withdrawn_is_no_longer_there(corrections: Corrections
 # --- rows ---
 
 
-async def test_an_update_changes_the_content_alone_with_the_next_revision(database: Database) -> None:
+async def test_an_update_changes_the_content_alone_with_the_next_revision(
+    database: Database, clock: Clock
+) -> None:
     ann, id = unique("ann"), unique("a")
     (row,) = await written(database.inbox, ann, activity_id=id)
     await written(database.inbox, ann)
     (change,) = await corrected(database, id)
     assert change == Updated(
-        ann, 3, 2, 2, SOME, SOME, (row.id,), NEW.content, NEW.content_html, NEW.action_url, DATA
+        *(ann, 3, 2, 2, 2, SOME, SOME),
+        ids=(row.id,),
+        up_to_rev=None,
+        at=clock(),
+        origin=None,
+        content=NEW.content,
+        content_html=NEW.content_html,
+        action_url=NEW.action_url,
+        data=DATA,
     )
     stored = await database.inbox.get(ann, row.id)
     assert stored is not None
@@ -194,7 +204,7 @@ async def test_numbers_of_the_data_keep_their_digits_in_rows_and_in_the_log(data
     assert stored is not None and stored.data == data and str(stored.data["a"]) == "1.10"
     since = (await database.inbox.changes_since({ann: 1}, 10))[ann]
     assert since.changes == (change,)
-    assert isinstance(change, Updated) and str(change.data["a"]) == "1.10"
+    assert isinstance(change, Updated) and str((change.data or {})["a"]) == "1.10"
 
 
 async def test_the_log_has_the_corrections_in_their_order(database: Database) -> None:

@@ -15,6 +15,7 @@ from nx_signal.activities.preview import Preview
 from nx_signal.delivery.sessions import LiveSessions
 from nx_signal.errors import MessageRejected, StatementFailed
 from nx_signal.model import Created, Deleted, KeptCorrection, Member, Roster, Updated
+from nx_signal.model.wire import encode_change
 from pipeline_kit import REGISTRY, RENDERER, Line, message, record, running
 
 LARGE = 5_000
@@ -76,6 +77,31 @@ async def test_an_update_renders_each_recipients_row_anew_in_its_own_language(
         assert [change.recipient_id for change in line.announced] == ["ann", "binh", "owner"]
         assert (await line.inbox("binh"))[0].content != (await line.inbox("ann"))[0].content
         assert line.acked == [(0, 0), (0, 1)] and line.count("corrected") == 1
+
+
+async def test_the_frame_of_an_update_has_what_the_notification_has_now(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        await give(line, original(), 0)
+        line.announced.clear()
+        data = '{"payment": {"amount": 1234567.123456789012345}, "actionUrl": "/p"}'
+        await give(line, f'{{"action": "update", "eventId": "e1", "data": {data}}}'.encode(), 1)
+        topic, frame = encode_change(line.announced[0])
+        (row,) = await line.inbox("ann")
+        assert topic == "observation/signal/notification/updated"
+        assert json.loads(frame) == {
+            "ids": [str(row.id)],
+            "content": row.content,
+            "contentHtml": row.content_html,
+            "actionUrl": "/p",
+            "data": {"payment": {"amount": "1234567.123456789012345"}, "actionUrl": "/p"},
+            "at": "2026-01-01T00:00:00.000Z",
+            "rev": 2,
+            "unread": 1,
+            "unseen": 1,
+            "total": 1,
+            "origin": None,
+            "history": line.announced[0].history,
+        }
 
 
 async def test_the_data_of_an_update_replaces_the_data_whole(autojump_clock: MockClock) -> None:

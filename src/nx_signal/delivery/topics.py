@@ -58,6 +58,7 @@ def state_data(head: InboxSummary, *, reset: bool) -> bytes:
             "rev": head.rev,
             "history": head.history,
             "unread": head.unread,
+            "unseen": head.unseen,
             "total": head.total,
             "reset": reset,
         }

@@ -105,6 +105,9 @@ from nx_signal.model.changes import (
     Deleted as Deleted,
 )
 from nx_signal.model.changes import (
+    Mark as Mark,
+)
+from nx_signal.model.changes import (
     Read as Read,
 )
 from nx_signal.model.changes import (

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 
 from nx_signal.model import (
     CorrectableRow,
@@ -24,7 +25,7 @@ from nx_signal.model.changes import new_history
 from nx_signal.model.text import encode_json, json_text, json_value, require_storable, storable
 from nx_signal.store.driver import Driver, Row, Tx
 from nx_signal.store.maintenance import LOCK_NAMESPACE
-from nx_signal.store.rows import Loss, advance_all, summary
+from nx_signal.store.rows import Loss, advance_all, less, loss, summary
 
 MAX_ROWS = 100
 """Of one portion."""
@@ -168,6 +169,7 @@ async def _update(
     heads = await _heads(tx, standing, rows)
     if heads is None:
         return None
+    now = tx.now()
     texts = {content: number for number, content in enumerate(dict.fromkeys(contents))}
     given = [
         _place(row, heads) | {"text": texts[content]} for row, content in zip(rows, contents, strict=True)
@@ -187,11 +189,11 @@ async def _update(
             ]
         ),
         data=data,
-        modified_at=tx.now(),
+        modified_at=now,
     )
     content_of = {row.id: content for row, content in zip(rows, contents, strict=True)}
     changes = []
-    for row in sorted(changed, key=lambda row: row["recipient_id"]):
+    for row in sorted(changed, key=itemgetter("recipient_id")):
         head, text = heads[row["recipient_id"]], content_of[row["id"]]
         changes.append(
             Updated(
@@ -199,9 +201,13 @@ async def _update(
                 head.rev + 1,
                 head.unread,
                 head.total,
+                head.unseen,
                 new_history(),
                 head.history,
                 ids=(row["id"],),
+                up_to_rev=None,
+                at=now,
+                origin=None,
                 content=text.content,
                 content_html=text.content_html,
                 action_url=text.action_url,
@@ -223,13 +229,10 @@ async def _retract(
     gone = [given[row["id"]] | {"is_read": bool(row["is_read"])} for row in found]
     await tx.run("retract_rows", rows=_json(gone), deleted_at=tx.now())
     steps: list[tuple[Deleted, Loss]] = []
-    for row in sorted(found, key=lambda row: row["recipient_id"]):
-        head = heads[row["recipient_id"]]
-        total = 0 if row["archived"] else 1
-        unread = 0 if row["is_read"] else total
-        counts = (head.unread - unread, head.total - total)
-        change = Deleted(head.recipient_id, head.rev + 1, *counts, new_history(), head.history, (row["id"],))
-        steps.append((change, {row["type"]: (total, unread)}))
+    for row in sorted(found, key=itemgetter("recipient_id")):
+        head, lost = heads[row["recipient_id"]], loss([row])
+        step = (head.recipient_id, head.rev + 1, *less(head, lost), new_history(), head.history)
+        steps.append((Deleted(*step, (row["id"],)), lost))
     await _log(tx, standing, steps)
     return [change for change, _ in steps]
 

@@ -42,6 +42,7 @@ class Inserted:
     rev: int
     unread: int
     total: int
+    unseen: int
     before: str
 
 

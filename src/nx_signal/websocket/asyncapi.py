@@ -99,6 +99,7 @@ class State(Struct):
     rev: Revision
     history: History
     unread: Count
+    unseen: Count
     total: Count
     reset: bool
 
@@ -220,7 +221,7 @@ FROM_SERVER = (
         topics.STATE,
         State,
         "After a resume, and instead of what cannot be replayed.",
-        {"rev": 10, "history": "2c26b46b68ffc68f", "unread": 2, "total": 40, "reset": False},
+        {"rev": 10, "history": "2c26b46b68ffc68f", "unread": 2, "unseen": 0, "total": 40, "reset": False},
     ),
     Message(
         "activity",

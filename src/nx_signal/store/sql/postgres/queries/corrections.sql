@@ -34,9 +34,11 @@ WHERE n.id = given.id AND n.recipient_id = given.recipient_id
 RETURNING n.id, n.recipient_id;
 
 -- name: retractable_rows
-SELECT n.id, n.recipient_id, n.type, n.is_read, n.archived_at IS NOT NULL AS archived
+SELECT n.id, n.recipient_id, n.type, n.is_read, n.deleted_at,
+    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
 FROM json_to_recordset(:rows::json) AS given (id bigint, recipient_id text)
 JOIN inbox_row n ON n.id = given.id AND n.recipient_id = given.recipient_id
+JOIN recipient_head h ON h.recipient_id = given.recipient_id
 WHERE n.deleted_at IS NULL OR n.archived_at IS NOT NULL;
 
 -- name: retract_rows

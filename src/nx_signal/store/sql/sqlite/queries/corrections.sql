@@ -38,11 +38,13 @@ WHERE activity_notification.id = given.row_id AND activity_notification.recipien
 RETURNING id, recipient_id;
 
 -- name: retractable_rows
-SELECT n.id, n.recipient_id, n.type, n.is_read, n.archived_at IS NOT NULL AS archived
+SELECT n.id, n.recipient_id, n.type, n.is_read, n.deleted_at,
+    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
 FROM json_each(:rows) AS given
 CROSS JOIN inbox_row AS n
     ON n.id = json_extract(given.value, '$.id')
     AND n.recipient_id = json_extract(given.value, '$.recipient_id')
+CROSS JOIN recipient_head AS h ON h.recipient_id = n.recipient_id
 WHERE n.deleted_at IS NULL OR n.archived_at IS NOT NULL;
 
 -- name: retract_rows
