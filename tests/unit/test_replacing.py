@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 import pipeline_kit
 from nx_signal.activities import drafts, processor
-from nx_signal.activities.processor import Progress
+from nx_signal.activities.progress import Progress
 from nx_signal.model import Created
 from nx_signal.model.timestamps import format_timestamp
 from pipeline_kit import Line, message, now, record, running

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, TypeVar, TypeVarTuple
 
 from nx_signal.model import Draft, InboxSummary
-from nx_signal.model.notifications import DRAFT_FIELDS, DRAFT_TIMES
+from nx_signal.model.notifications import DRAFT_FIELDS
 from nx_signal.model.timestamps import epoch_ms, from_epoch_ms, to_milliseconds
 from nx_signal.ports import Now
 from nx_signal.store.driver import NO_IDS, Dialect, Inserted, Row, Tx
@@ -26,25 +26,15 @@ Ts = TypeVarTuple("Ts")
 
 _AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 _GLOB_SPECIAL = re.compile(r"[%_*?\[]")
-_TIMES = frozenset(
-    {
-        "created_at",
-        "modified_at",
-        "read_at",
-        "seen_at",
-        "archived_at",
-        "deleted_at",
-        "handled_at",
-        "applied_at",
-        *DRAFT_TIMES,
-    }
-)
+_TIME = "_at"
+"""Columns that end so are times, in milliseconds."""
 
 DIALECT = Dialect(
     name="sqlite",
     unset="{column} = 0",
     like="{column} GLOB {value}",  # LIKE takes A for a
     pattern=lambda text: _GLOB_SPECIAL.sub(lambda found: _AS_GLOB[found[0]], text),
+    moment=epoch_ms,
 )
 
 
@@ -99,7 +89,7 @@ class SqliteTx:
     async def select(self, sql: str, arguments: Mapping[str, Any]) -> Sequence[Row]:
         cursor = self._connection.execute(sql, _bound(arguments))
         names = [column[0] for column in cursor.description]
-        times = [name for name in names if name in _TIMES]
+        times = [name for name in names if name.endswith(_TIME)]
         rows = [dict(zip(names, values, strict=True)) for values in cursor]
         for row in rows if times else ():
             for name in times:
