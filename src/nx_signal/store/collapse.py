@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias
 
-from nx_signal.model import Draft
+from nx_signal.model import Draft, Json
 from nx_signal.store.driver import Inserted, Row, Tx
-from nx_signal.store.rows import less, loss
-from nx_signal.store.several import Gone, TypeCounts, gone_row, lock_all, set_heads, take_out
+from nx_signal.store.rows import gone, less, lock_all, loss, take_out
 
 MAX_REPLACED = 500
 """By one row: there are several only where archived ones came back. The next one takes the others' place."""
@@ -42,16 +41,16 @@ class _Held:
 async def insert(tx: Tx, drafts: Sequence[Draft], data: Sequence[str]) -> tuple[datetime, Sequence[Inserted]]:
     """As Tx.insert, for drafts of which some have a collapse key. One with an older `occurred_at` than that
     of any row with its key, also of one that was deleted, is left out."""
-    heads = await lock_all(tx, {draft.recipient_id for draft in drafts})
+    heads = await lock_all(tx, dict.fromkeys(draft.recipient_id for draft in drafts))
     before = {id: head.history for id, head in heads.items()}
     new = await _new(tx, drafts)
     if not new:
         return tx.now(), ()
     held = await _held(tx, [drafts[index] for index in new])
     # Under the lock, so that in one inbox times and ids ascend like the revisions.
-    created_at, types = tx.now(), TypeCounts()
-    inserted: list[Inserted] = []
-    gone: list[Gone] = []
+    created_at, inserted = tx.now(), []
+    left: list[Json] = []
+    grown: dict[tuple[str, str], list[int]] = {}
     for index, id in zip(new, tx.ids(len(new)), strict=True):
         draft, recipient_id = drafts[index], drafts[index].recipient_id
         row = {"id": id, "type": draft.type, "is_read": False, "is_seen": False, "deleted_at": None}
@@ -61,20 +60,28 @@ async def insert(tx: Tx, drafts: Sequence[Draft], data: Sequence[str]) -> tuple[
         if replaced is None:
             continue
         lost, head = loss(replaced, (row,)), heads[recipient_id]
-        types.take_off(recipient_id, lost)
+        for type, (less_total, less_unread, _) in lost.items():
+            of_type = grown.setdefault((recipient_id, type), [0, 0])
+            of_type[0] -= less_total
+            of_type[1] -= less_unread
         unread, total, unseen = less(head, lost)
         heads[recipient_id] = head = replace(
             head, rev=head.rev + 1, total=total, unread=unread, unseen=unseen, history=str(id)
         )
-        gone += [gone_row(old, recipient_id, head.rev) for old in replaced]
+        left += [gone(old, recipient_id, head.rev) for old in replaced]
         numbers = (head.rev, unread, total, unseen, before[recipient_id])
         inserted.append(Inserted(index, id, *numbers, tuple(old["id"] for old in replaced)))
     if inserted:
         written = [drafts[each.index] for each in inserted]
         await tx.write_rows(written, [data[each.index] for each in inserted], created_at, inserted)
-        await take_out(tx, gone)
-        await set_heads(tx, {heads[draft.recipient_id] for draft in written})
-        await types.write(tx)
+        await take_out(tx, left)
+        changed = dict.fromkeys(draft.recipient_id for draft in written)
+        await tx.run("set_heads", heads=json.dumps([asdict(heads[id]) for id in changed]))
+        types = [
+            {"recipient_id": id, "type": type, "total": total, "unread": unread}
+            for (id, type), (total, unread) in grown.items()
+        ]
+        await tx.run("add_to_types", types=json.dumps(types))
     return created_at, inserted
 
 

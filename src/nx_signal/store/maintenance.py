@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from nx_signal.model import Audit, Deleted, InboxSummary
+from nx_signal.model import Audit, Deleted, InboxSummary, Json
 from nx_signal.model.changes import new_history
 from nx_signal.store.audit import CountedLog, CountedRows, HeldInbox, HeldType, compare, portion
 from nx_signal.store.driver import Driver, Row, Tx
 from nx_signal.store.read_all import apply_portion
-from nx_signal.store.rows import Loss, advance, after, less, lock, loss
-from nx_signal.store.several import TypeCounts, gone_row, lock_all, log_changes, set_heads, take_out
+from nx_signal.store.rows import Loss, advance, advance_all, gone, less, lock, lock_all, loss, take_out
 from nx_signal.store.snowflake import first_id_at
 
 LOCK_NAMESPACE = 0x5349474E
@@ -133,20 +132,17 @@ async def _remove_expired(tx: Tx, limit: int) -> tuple[int, Sequence[Deleted]]:
     by_inbox: dict[str, list[Row]] = {}
     for row in await tx.all("rows_among", rows=json.dumps([dict(row) for row in expired])):
         by_inbox.setdefault(row["recipient_id"], []).append(row)
-    changes, gone, types = [], [], TypeCounts()
+    steps: list[tuple[Deleted, Loss]] = []
+    left: list[Json] = []
     for recipient_id, rows in by_inbox.items():
-        head = heads[recipient_id]
-        rev, lost = head.rev + 1, loss(rows)
-        types.take_off(recipient_id, lost)
-        ids = tuple(row["id"] for row in rows)
-        changes.append(Deleted(recipient_id, rev, *less(head, lost), new_history(), head.history, ids))
-        gone += [gone_row(row, recipient_id, rev) for row in rows]
-    if changes:
-        await take_out(tx, gone)
-        await set_heads(tx, [after(heads[change.recipient_id], change) for change in changes])
-        await types.write(tx)
-        await log_changes(tx, changes)
-    return len(gone), changes
+        head, lost = heads[recipient_id], loss(rows)
+        step = (recipient_id, head.rev + 1, *less(head, lost), new_history(), head.history)
+        steps.append((Deleted(*step, tuple(row["id"] for row in rows)), lost))
+        left += [gone(row, recipient_id, head.rev + 1) for row in rows]
+    if steps:
+        await take_out(tx, left)
+        await advance_all(tx, steps)
+    return len(left), [change for change, _ in steps]
 
 
 async def _alone(tx: Tx) -> bool:

@@ -1,13 +1,3 @@
--- Statements for several inboxes at once. Their rows come as one JSON list of objects.
-
--- name: lock_or_create
--- Create the missing heads and lock all, in ascending order everywhere, so that writers of several inboxes
--- cannot wait for each other in a circle. The update's WHERE is never true, yet it locks the row.
-INSERT INTO recipient_head AS h (recipient_id)
-SELECT asked.recipient_id FROM unnest(:recipient_ids::text[]) AS asked (recipient_id)
-ORDER BY asked.recipient_id COLLATE "C"
-ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
-
 -- name: existing_activities
 SELECT n.activity_id, n.recipient_id
 FROM json_array_elements(:keys::json) AS asked (key)
@@ -29,20 +19,6 @@ FROM json_to_recordset(:types::json) AS given (recipient_id text, type text, tot
 ON CONFLICT (recipient_id, type) DO UPDATE
 SET total = t.total + excluded.total, unread = t.unread + excluded.unread;
 
--- name: take_out
-UPDATE activity_notification n
-SET deleted_at = :deleted_at, modified_at = :deleted_at, archived_at = NULL, is_read = n.is_read OR given.is_read,
-    changed_rev = given.rev
-FROM json_to_recordset(:rows::json) AS given (id bigint, recipient_id text, is_read boolean, rev bigint)
-WHERE n.id = given.id AND n.recipient_id = given.recipient_id;
-
--- name: log_changes
-INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, unseen, history)
-SELECT given.recipient_id, given.rev, given.kind, given.detail, given.unread, given.total, given.unseen, given.history
-FROM json_to_recordset(:changes::json) AS given (
-    recipient_id text, rev bigint, kind text, detail json, unread bigint, total bigint, unseen bigint, history text
-);
-
 -- name: newest_of_keys
 -- Of each key, when the newest happened that the recipient ever had.
 SELECT asked.key, (
@@ -63,12 +39,3 @@ JOIN inbox_row r ON r.recipient_id = asked.recipient_id AND r.collapse_key = ask
 JOIN recipient_head h ON h.recipient_id = r.recipient_id
 ORDER BY asked.key, r.rev
 LIMIT :limit;
-
--- name: rows_among
-SELECT r.id, r.recipient_id, r.type, r.is_read, r.deleted_at,
-    (r.is_read OR r.seen_at IS NOT NULL OR r.rev <= h.seen_rev) AS is_seen
-FROM json_to_recordset(:rows::json) AS asked (id bigint, recipient_id text)
-JOIN inbox_row r ON r.id = asked.id AND r.recipient_id = asked.recipient_id
-JOIN recipient_head h ON h.recipient_id = r.recipient_id
-WHERE r.deleted_at IS NULL OR r.archived_at IS NOT NULL
-ORDER BY r.id;
