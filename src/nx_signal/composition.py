@@ -131,12 +131,20 @@ def compose(
         pipeline=Pipeline(activities.processor, database, server_id, health, metrics),
         replay=activities.replay,
         preview=activities.preview,
-        explain=Explain(database.inbox, database.traces, database.directory, delivery.operator.sessions_of),
+        explain=Explain(
+            database.inbox,
+            database.traces,
+            database.corrections,
+            database.directory,
+            delivery.operator.sessions_of,
+        ),
         inbox=Inbox(database.inbox, hub.announce),
         maintenance=InboxMaintenance(
             database.maintenance, database.traces, hub.announce, metrics, now, retention_days
         ),
-        pruning=Pruning(database.dead_letters, database.traces, database.tickets, now, bounds),
+        pruning=Pruning(
+            database.dead_letters, database.traces, database.corrections, database.tickets, now, bounds
+        ),
         tickets=tickets,
         websocket=websocket,
         events=events,

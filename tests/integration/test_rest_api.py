@@ -194,7 +194,11 @@ class Desk:
             journal=cast(Journal, self.journal),
             preview=activities.preview,
             explain=Explain(
-                self.database.inbox, self.database.traces, self.database.directory, self.operator.sessions_of
+                self.database.inbox,
+                self.database.traces,
+                self.database.corrections,
+                self.database.directory,
+                self.operator.sessions_of,
             ),
             dead_letters=self.database.dead_letters,
             replay=activities.replay,

@@ -23,6 +23,7 @@ class World:
         self.pruning = Pruning(
             self.database.dead_letters,
             self.database.traces,
+            self.database.corrections,
             self.database.tickets,
             lambda: self.time,
             bounds,

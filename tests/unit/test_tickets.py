@@ -118,7 +118,14 @@ async def test_expired_tickets_are_removed_within_a_minute(world: World, autojum
     world.time += LIFETIME
     kept = await world.issue()
     database = world.database
-    upkeep = Pruning(database.dead_letters, database.traces, database.tickets, lambda: world.time, KEEP_ALL)
+    upkeep = Pruning(
+        database.dead_letters,
+        database.traces,
+        database.corrections,
+        database.tickets,
+        lambda: world.time,
+        KEEP_ALL,
+    )
     with trio.move_on_after(pruning.TICKETS_EVERY_S + 1):
         await upkeep.run()
     assert len(world.rows()) == 1

@@ -45,6 +45,9 @@ from nx_signal.model.activities import (
     RETRYABLE_OUTCOMES as RETRYABLE_OUTCOMES,
 )
 from nx_signal.model.activities import (
+    Action as Action,
+)
+from nx_signal.model.activities import (
     Activity as Activity,
 )
 from nx_signal.model.activities import (
@@ -54,6 +57,12 @@ from nx_signal.model.activities import (
     Audience as Audience,
 )
 from nx_signal.model.activities import (
+    CorrectableRow as CorrectableRow,
+)
+from nx_signal.model.activities import (
+    Correction as Correction,
+)
+from nx_signal.model.activities import (
     DeadLetter as DeadLetter,
 )
 from nx_signal.model.activities import (
@@ -61,6 +70,9 @@ from nx_signal.model.activities import (
 )
 from nx_signal.model.activities import (
     Json as Json,
+)
+from nx_signal.model.activities import (
+    KeptCorrection as KeptCorrection,
 )
 from nx_signal.model.activities import (
     Outcome as Outcome,

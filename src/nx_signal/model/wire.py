@@ -167,7 +167,8 @@ class Deleted(msgspec.Struct, frozen=True):
 class Updated(msgspec.Struct, frozen=True, rename="camel"):
     """Notifications changed otherwise: those of `ids`, or every one up to `upToRev`, only those that are read
     where `onlyRead`: of the inbox, or archived ones where `archived` is false; `seen` covers both. What
-    changed is present. `isRead` false: unread again, and still seen. `at`: when."""
+    changed is present. `isRead` false: unread again, and still seen. `content`, `contentHtml`, `actionUrl`
+    and `data` come together: what the one of `ids` has now that its producer corrected it. `at`: when."""
 
     at: Time
     rev: Revision
@@ -182,6 +183,10 @@ class Updated(msgspec.Struct, frozen=True, rename="camel"):
     is_read: bool | UnsetType = UNSET
     seen: bool | UnsetType = UNSET
     archived: bool | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    content_html: str | UnsetType = UNSET
+    action_url: str | UnsetType | None = UNSET
+    data: Mapping[str, Json] | UnsetType = UNSET
 
 
 class Frame(NamedTuple):
@@ -249,7 +254,7 @@ FRAMES = (
     Frame(
         UPDATED,
         Updated,
-        "Notifications were seen, archived, taken out of the archive or marked as unread.",
+        "Notifications were seen, archived, taken out of the archive, marked as unread, or corrected.",
         {
             "upToRev": 10,
             "archived": True,
@@ -306,6 +311,18 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
         counts = (change.unread, change.unseen, change.total)
         return DELETED, encode_json(Deleted(ids, change.rev, *counts, change.history))
     if isinstance(change, changes.Updated):
+        given = {
+            name: value
+            for name in ("up_to_rev", "only_read", "is_read", "seen", "archived")
+            if (value := getattr(change, name)) is not None
+        }
+        if change.content is not None:
+            given |= {
+                "content": change.content,
+                "content_html": change.content_html,
+                "action_url": change.action_url,
+                "data": browser_safe(change.data),
+            }
         return UPDATED, encode_json(
             Updated(
                 format_timestamp(change.at),
@@ -316,11 +333,7 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
                 change.origin,
                 change.history,
                 ids=_ids(change.ids),
-                **{
-                    name: value
-                    for name in ("up_to_rev", "only_read", "is_read", "seen", "archived")
-                    if (value := getattr(change, name)) is not None
-                },
+                **given,
             )
         )
     raise LookupError(f"A change of the kind {change.name} has no frame in this release.")

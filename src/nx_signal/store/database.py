@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nx_signal.store import schema
+from nx_signal.store.corrections import Corrections
 from nx_signal.store.dead_letters import DeadLetters
 from nx_signal.store.deployment import deployment_secret
 from nx_signal.store.directory import Directory
@@ -34,6 +35,7 @@ class Database:
         self.dead_letters = DeadLetters(driver)
         self.tickets = Tickets(driver)
         self.traces = Traces(driver)
+        self.corrections = Corrections(driver)
         self.source_positions = SourcePositions(driver)
         self.in_hand = InHandStore(driver)
 

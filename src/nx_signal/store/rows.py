@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from datetime import datetime
 from typing import TypeAlias
 
 from nx_signal.errors import HistoryLost
 from nx_signal.model import Change, Created, InboxSummary, Notification
 from nx_signal.model.changes import Logged, from_log, to_log
 from nx_signal.model.notifications import ROW_FIELDS, ROW_FLAGS
-from nx_signal.model.text import json_value
+from nx_signal.model.text import encode_json, json_value
 from nx_signal.store.driver import Row, Tx
 
 HEAD_FIELDS = tuple(field.name for field in fields(InboxSummary))
@@ -36,7 +36,7 @@ def change(row: Row, after: str | None) -> Change:
     """Of a row of inbox_creation or of inbox_change."""
     step = (row["recipient_id"], row["rev"], row["unread"], row["total"], row["unseen"])
     if "kind" in row:
-        return from_log(*step, row["history"], after, row["kind"], json.loads(row["detail"]))
+        return from_log(*step, row["history"], after, row["kind"], json_value(row["detail"]))
     return Created(*step, str(row["id"]), after, notification(row))
 
 
@@ -104,18 +104,31 @@ def after(head: InboxSummary, change: Change) -> InboxSummary:
 
 async def advance(tx: Tx, change: Logged, lost: Loss) -> None:
     """Set the locked head and the counts of its types, and log the change that led there."""
-    kind, detail = to_log(change)
-    await tx.run(
-        "advance",
-        recipient_id=change.recipient_id,
-        rev=change.rev,
-        total=change.total,
-        unread=change.unread,
-        unseen=change.unseen,
-        history=change.history,
-        kind=kind,
-        detail=detail,
-        types=list(lost),
-        totals=[total for total, _, _ in lost.values()],
-        unreads=[unread for _, unread, _ in lost.values()],
-    )
+    await advance_all(tx, [(change, lost)])
+
+
+async def advance_all(tx: Tx, steps: Sequence[tuple[Logged, Loss]]) -> None:
+    """As `advance`, of several inboxes, a step each."""
+    changes, losses = [], []
+    for change, lost in steps:
+        kind, detail = to_log(change)
+        for name, value in detail.items():
+            if isinstance(value, datetime):
+                detail[name] = tx.dialect.moment(value)
+        changes.append(
+            {
+                "recipient_id": change.recipient_id,
+                "rev": change.rev,
+                "total": change.total,
+                "unread": change.unread,
+                "unseen": change.unseen,
+                "history": change.history,
+                "kind": kind,
+                "detail": encode_json(detail).decode(),
+            }
+        )
+        for type, (total, unread, _) in lost.items():
+            losses.append(
+                {"recipient_id": change.recipient_id, "type": type, "total": total, "unread": unread}
+            )
+    await tx.run("advance", changes=encode_json(changes).decode(), losses=encode_json(losses).decode())

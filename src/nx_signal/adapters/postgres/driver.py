@@ -38,6 +38,7 @@ DIALECT = Dialect(
     unset="NOT {column}",
     like="{column} LIKE {value} ESCAPE ''",
     pattern=lambda text: text,
+    moment=datetime.isoformat,
 )
 
 WRITE, SNAPSHOT, SINGLE = "BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None

@@ -34,6 +34,7 @@ DIALECT = Dialect(
     unset="{column} = 0",
     like="{column} GLOB {value}",  # LIKE takes A for a
     pattern=lambda text: _GLOB_SPECIAL.sub(lambda found: _AS_GLOB[found[0]], text),
+    moment=epoch_ms,
 )
 
 

@@ -55,15 +55,22 @@ CROSS JOIN LATERAL (
 ) c;
 
 -- name: advance
--- The head is locked: set it, take off what each type lost, and log the change that led to it.
-WITH head AS (
-    UPDATE recipient_head
-    SET rev = :rev, total = :total, unread = :unread, unseen = :unseen, history = :history, history_rev = :rev
-    WHERE recipient_id = :recipient_id
+-- The heads are locked: set them, take off what each type lost, and log the changes that led to them.
+WITH given AS (
+    SELECT * FROM json_to_recordset(:changes::json) AS c (
+        recipient_id text, rev bigint, total bigint, unread bigint, unseen bigint, kind text, detail text,
+        history text
+    )
+), head AS (
+    UPDATE recipient_head h
+    SET rev = g.rev, total = g.total, unread = g.unread, unseen = g.unseen, history = g.history,
+        history_rev = g.rev
+    FROM given g
+    WHERE h.recipient_id = g.recipient_id
 ), typed AS (
     UPDATE recipient_type t SET total = t.total - lost.total, unread = t.unread - lost.unread
-    FROM unnest(:types::text[], :totals::bigint[], :unreads::bigint[]) AS lost (type, total, unread)
-    WHERE t.recipient_id = :recipient_id AND t.type = lost.type
+    FROM json_to_recordset(:losses::json) AS lost (recipient_id text, type text, total bigint, unread bigint)
+    WHERE t.recipient_id = lost.recipient_id AND t.type = lost.type
 )
 INSERT INTO recipient_change (recipient_id, rev, total, unread, unseen, kind, detail, history)
-VALUES (:recipient_id, :rev, :total, :unread, :unseen, :kind, :detail, :history);
+SELECT recipient_id, rev, total, unread, unseen, kind, CAST(detail AS json), history FROM given;

@@ -63,14 +63,22 @@ CROSS JOIN inbox_change AS c
     AND c.rev <= json_extract(:revs, '$[' || asked.key || ']') + :limit;
 
 -- name: advance
--- Set the head, take off what each type lost, and log the change that led to it.
+-- Set the heads, take off what each type lost, and log the changes that led to them.
 UPDATE recipient_head
-SET rev = :rev, total = :total, unread = :unread, unseen = :unseen, history = :history, history_rev = :rev
-WHERE recipient_id = :recipient_id;
+SET rev = json_extract(given.value, '$.rev'), total = json_extract(given.value, '$.total'),
+    unread = json_extract(given.value, '$.unread'), unseen = json_extract(given.value, '$.unseen'),
+    history = json_extract(given.value, '$.history'), history_rev = json_extract(given.value, '$.rev')
+FROM json_each(:changes) AS given
+WHERE recipient_head.recipient_id = json_extract(given.value, '$.recipient_id');
 UPDATE recipient_type
-SET total = recipient_type.total - json_extract(:totals, '$[' || lost.key || ']'),
-    unread = recipient_type.unread - json_extract(:unreads, '$[' || lost.key || ']')
-FROM json_each(:types) AS lost
-WHERE recipient_type.recipient_id = :recipient_id AND recipient_type.type = lost.value;
+SET total = recipient_type.total - json_extract(lost.value, '$.total'),
+    unread = recipient_type.unread - json_extract(lost.value, '$.unread')
+FROM json_each(:losses) AS lost
+WHERE recipient_type.recipient_id = json_extract(lost.value, '$.recipient_id')
+    AND recipient_type.type = json_extract(lost.value, '$.type');
 INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, unseen, history)
-VALUES (:recipient_id, :rev, :kind, :detail, :unread, :total, :unseen, :history);
+SELECT
+    json_extract(value, '$.recipient_id'), json_extract(value, '$.rev'), json_extract(value, '$.kind'),
+    json_extract(value, '$.detail'), json_extract(value, '$.unread'), json_extract(value, '$.total'),
+    json_extract(value, '$.unseen'), json_extract(value, '$.history')
+FROM json_each(:changes);
