@@ -14,11 +14,9 @@ import httpx
 import pytest
 import trio
 
-from nx_signal.client.events import open_events
-from nx_signal.client.rest import RestRefused
 from nx_signal.client.stream import HandshakeRefused, open_stream
 from services import GUARD, free_port
-from serving import COMMAND, PATIENCE_S, Instance, command
+from serving import COMMAND, PATIENCE_S, Instance, command, events_status
 
 AT_ONCE = {"APP_ENV_LAME_DUCK_S": "0"}
 FAULTY = """
@@ -114,11 +112,8 @@ def test_a_process_with_an_open_umask_leaves_nothing_to_other_users(tmp_path: Pa
 
 async def _use(instance: Instance, ticket: str, for_events: str) -> None:
     """Present the tickets wherever a client may, rightly or wrongly."""
-    async with open_events(instance.url, for_events, scheme="Ticket") as events:
-        await events.receive()
-    with pytest.raises(RestRefused):
-        async with open_events(instance.url, for_events, scheme="Ticket"):
-            pass
+    for status in (200, 401):
+        assert await trio.to_thread.run_sync(events_status, instance, for_events) == status
     async with open_stream(instance.stream_url, ticket, scheme="Ticket", version=1):
         pass
     for version in (1, 2):

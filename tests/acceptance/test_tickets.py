@@ -9,11 +9,10 @@ from typing import TypeAlias
 
 import trio
 
-from nx_signal.client.events import open_events
-from nx_signal.client.rest import RestRefused, open_rest
+from nx_signal.client.rest import open_rest
 from nx_signal.client.stream import HandshakeRefused, open_stream
 from services import Kafka, fresh_database
-from serving import PATIENCE_S, Instance, activity, deployed
+from serving import PATIENCE_S, Instance, activity, deployed, events_status
 
 TICKETS = 20
 Use: TypeAlias = Callable[[Instance, str], Awaitable[str]]
@@ -28,11 +27,8 @@ async def on_the_stream(instance: Instance, ticket: str) -> str:
 
 
 async def on_the_events(instance: Instance, ticket: str) -> str:
-    try:
-        async with open_events(instance.url, ticket, scheme="Ticket") as events:
-            return (await events.receive()).event
-    except RestRefused as refusal:
-        return f"{refusal.status}"
+    status = await trio.to_thread.run_sync(events_status, instance, ticket)
+    return "connected" if status == 200 else f"{status}"
 
 
 USES: dict[str, tuple[Use, str]] = {"stream": (on_the_stream, "4003"), "events": (on_the_events, "401")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,7 +124,6 @@ async def open_events(
             if not answer.is_success:
                 await answer.aread()
                 raise error_of(answer, url)
-            async with aclosing(answer.aiter_raw()) as received:
-                yield Events(received, url, last_event_id)
+            yield Events(answer.aiter_raw(), url, last_event_id)
         finally:
             await answer.aclose()
