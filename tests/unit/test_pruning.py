@@ -24,6 +24,7 @@ class World:
             self.database.dead_letters,
             self.database.traces,
             self.database.corrections,
+            self.database.tickets,
             lambda: self.time,
             bounds,
         )

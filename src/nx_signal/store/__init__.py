@@ -11,6 +11,7 @@ from nx_signal.store.in_hand import InHandStore, Mark
 from nx_signal.store.inbox import InboxStore
 from nx_signal.store.maintenance import Maintenance
 from nx_signal.store.members import Members
+from nx_signal.store.tickets import Tickets
 from nx_signal.store.traces import Traces
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "Maintenance",
     "Mark",
     "Members",
+    "Tickets",
     "Traces",
 ]

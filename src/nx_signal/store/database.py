@@ -15,6 +15,7 @@ from nx_signal.store.inbox import InboxStore
 from nx_signal.store.maintenance import Maintenance
 from nx_signal.store.members import Members
 from nx_signal.store.source_positions import SourcePositions
+from nx_signal.store.tickets import Tickets
 from nx_signal.store.traces import Traces
 
 
@@ -32,6 +33,7 @@ class Database:
         self.directory = Directory(driver)
         self.members = Members(driver)
         self.dead_letters = DeadLetters(driver)
+        self.tickets = Tickets(driver)
         self.traces = Traces(driver)
         self.corrections = Corrections(driver)
         self.source_positions = SourcePositions(driver)

@@ -26,19 +26,8 @@ Ts = TypeVarTuple("Ts")
 
 _AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 _GLOB_SPECIAL = re.compile(r"[%_*?\[]")
-_TIMES = frozenset(
-    {
-        "created_at",
-        "modified_at",
-        "read_at",
-        "seen_at",
-        "archived_at",
-        "deleted_at",
-        "handled_at",
-        "applied_at",
-        "occurred_at",
-    }
-)
+_TIME = "_at"
+"""Columns that end so are times, in milliseconds."""
 
 DIALECT = Dialect(
     name="sqlite",
@@ -100,7 +89,7 @@ class SqliteTx:
     async def select(self, sql: str, arguments: Mapping[str, Any]) -> Sequence[Row]:
         cursor = self._connection.execute(sql, _bound(arguments))
         names = [column[0] for column in cursor.description]
-        times = [name for name in names if name in _TIMES]
+        times = [name for name in names if name.endswith(_TIME)]
         rows = [dict(zip(names, values, strict=True)) for values in cursor]
         for row in rows if times else ():
             for name in times:
