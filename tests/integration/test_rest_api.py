@@ -157,6 +157,7 @@ class Desk:
             renderer=RENDERER,
             announce=self.announced.extend,
             metrics=self.metrics,
+            now=lambda: self.time,
         )
         self.processor = activities.processor
         tokens = TokenVerifier(
@@ -288,6 +289,9 @@ async def test_the_list_is_newest_first_with_its_counts_and_revision(desk: Desk)
     assert body["data"][0] == {
         "id": ids[1],
         "activityId": "a1767268802.0",
+        "priority": "normal",
+        "expiresAt": None,
+        "collapseKey": None,
         "recipientId": "u1",
         "type": "B",
         "organizerId": "o1",

@@ -12,6 +12,7 @@ from nx_signal.activities.preview import Preview
 from nx_signal.activities.processor import ActivityProcessor, PushToMembers
 from nx_signal.activities.registry import Registry
 from nx_signal.activities.replay import Replay
+from nx_signal.ports import Now
 from nx_signal.store import Database
 from nx_signal.telemetry.metrics import Metrics
 
@@ -30,6 +31,7 @@ def compose_activities(
     renderer: Renderer,
     announce: Announce,
     metrics: Metrics,
+    now: Now,
     push_to_members: PushToMembers | None = None,
     notification_bytes: int = NOTIFICATION_BYTES,
 ) -> Activities:
@@ -46,11 +48,12 @@ def compose_activities(
         corrector=corrector,
         announce=announce,
         metrics=metrics,
+        now=now,
         push_to_members=push_to_members,
         notification_bytes=notification_bytes,
     )
     return Activities(
         processor=processor,
         replay=Replay(processor, database.dead_letters, metrics),
-        preview=Preview(registry, renderer, database.directory, notification_bytes),
+        preview=Preview(registry, renderer, database.directory, now, notification_bytes),
     )

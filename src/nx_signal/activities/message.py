@@ -24,8 +24,9 @@ from nx_signal.activities.identity import digest_of, identity
 from nx_signal.activities.limits import json_bytes
 from nx_signal.activities.repair import REPLACEMENT, repaired, slices, spelled
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Action, Activity, Correction, Json, Position, Record, Scope
+from nx_signal.model import Action, Activity, Correction, Json, Position, Priority, Record, Scope
 from nx_signal.model.json import JsonDecoder, TooDeep
+from nx_signal.model.timestamps import to_milliseconds
 
 MAX_MESSAGE_BYTES = 1_048_576
 """Kafka's own default limit of a message."""
@@ -69,6 +70,7 @@ class UnknownType:
 _EXPECTED = {
     "recipientScope": "expected `org`, `merchant` or `users`",
     "action": "expected `create`, `update` or `retract`",
+    "priority": "expected `normal` or `high`",
 }
 """Where msgspec does not name what it takes."""
 
@@ -98,6 +100,9 @@ class ActivityMessage(msgspec.Struct, rename="camel"):
     event_id: Id | None = None
     event_source: Source | None = None
     subject: Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)] | None = None
+    priority: Priority | None = None
+    expires_at: str | None = None
+    collapse_key: Id | None = None
 
 
 class _Correcting(msgspec.Struct, rename="camel", kw_only=True):
@@ -292,9 +297,12 @@ def _decode(
         subject=wire.subject or None,
         occurred_at=moment(wire.occurred_at, "occurredAt"),
         replaced=replaced,
+        priority=wire.priority or "normal",
+        expires_at=None if wire.expires_at is None else to_milliseconds(moment(wire.expires_at, "expiresAt")),
+        collapse_key=wire.collapse_key,
     )
     if replaced:
-        _require_scope(activity)
+        _require_whole(activity)
     _require_bounded({"actor": wire.actor, "data": wire.data})
     if notification_bytes is None:
         return activity
@@ -336,10 +344,15 @@ def _ids(
     return event_id or _header_id(headers), source or _header_source(headers)
 
 
-def _require_scope(activity: Activity) -> None:
-    """An id with a replaced character has no members: the activity would go to the actor, unnoticed."""
-    named = {"org": (activity.organizer_id,), "merchant": (activity.organizer_id, activity.merchant_id)}
-    for field, id in zip(("organizerId", "merchantId"), named.get(activity.scope, ()), strict=False):
+def _require_whole(activity: Activity) -> None:
+    """An id with a replaced character has no members: the activity would go to the actor, unnoticed. Under a
+    collapse key with one it would take the place of what has another key."""
+    named: dict[str, str | None] = {"collapseKey": activity.collapse_key}
+    if activity.scope in ("org", "merchant"):
+        named["organizerId"] = activity.organizer_id
+    if activity.scope == "merchant":
+        named["merchantId"] = activity.merchant_id
+    for field, id in named.items():
         if REPLACEMENT in (id or ""):
             raise rejected(f"{field} must hold no NUL character, half of a surrogate pair or invalid UTF-8.")
 

@@ -81,6 +81,9 @@ from nx_signal.model.activities import (
     Position as Position,
 )
 from nx_signal.model.activities import (
+    Priority as Priority,
+)
+from nx_signal.model.activities import (
     Record as Record,
 )
 from nx_signal.model.activities import (
