@@ -416,8 +416,8 @@ async def _pin(tx: Tx, user: str) -> Unknown | None:
     if not head.rev:
         return None
     counts = {"total": head.total, "unread": head.unread, "unseen": head.unseen}
-    nothing: dict[str, list[Any]] = {"types": [], "totals": [], "unreads": []}
     rev, history = head.rev + 1, f"pinned-{head.history}"
     place = {"recipient_id": user, "rev": rev, "history": history}
-    await tx.run("advance", kind="pinned", detail={}, **place, **counts, **nothing)
+    step = {"kind": "pinned", "detail": "{}", **place, **counts}
+    await tx.run("advance", changes=json.dumps([step]), losses="[]", many_changes=1, many_losses=0)
     return Unknown(user, rev, head.unread, head.total, head.unseen, history, head.history, "pinned")

@@ -121,6 +121,16 @@ def test_a_change_is_pushed_as_described(key: str, change: Any) -> None:
     fits(key, json.loads(topics.frame(event, data)))
 
 
+def test_a_notification_that_takes_the_place_of_others_names_them() -> None:
+    data = json.loads(encode_change(Created("ann", 9, 3, 39, 1, "8", "7", KEYED, (7, 5)))[1])
+    assert data["replaces"] == ["7", "5"]
+    assert (data["collapseKey"], data["priority"]) == ("k", "high")
+    assert data["expiresAt"] == "2026-01-01T12:00:00.000Z"
+    plain = json.loads(encode_change(Created("ann", 8, 3, 40, 1, "7", "6", ROW))[1])
+    assert "replaces" not in plain
+    assert (plain["collapseKey"], plain["priority"], plain["expiresAt"]) == (None, "normal", None)
+
+
 def test_an_update_states_what_changed_and_nothing_else() -> None:
     change = Updated("ann", 11, 2, 1, 0, "fc", "2c", (7, 8), None, NOON, "c1", archived=False)
     event, data = encode_change(change)
@@ -136,16 +146,6 @@ def test_an_update_states_what_changed_and_nothing_else() -> None:
         "origin": "c1",
         "history": "fc",
     }
-
-
-def test_a_notification_that_takes_the_place_of_others_names_them() -> None:
-    data = json.loads(encode_change(Created("ann", 9, 3, 39, 1, "8", "7", KEYED, (7, 5)))[1])
-    assert data["replaces"] == ["7", "5"]
-    assert (data["collapseKey"], data["priority"]) == ("k", "high")
-    assert data["expiresAt"] == "2026-01-01T12:00:00.000Z"
-    plain = json.loads(encode_change(Created("ann", 8, 3, 40, 1, "7", "6", ROW))[1])
-    assert "replaces" not in plain
-    assert (plain["collapseKey"], plain["priority"], plain["expiresAt"]) == (None, "normal", None)
 
 
 def test_the_state_is_pushed_as_described() -> None:

@@ -51,12 +51,17 @@ CROSS JOIN LATERAL (
 ) c;
 
 -- name: advance
--- The heads are locked: set them, take off what each type lost, and log the changes that led to them.
+-- The heads are locked: set them, take off what each type lost, and log the changes that led to them. The limits
+-- tell the planner how few there are.
 WITH given AS (
     SELECT * FROM json_to_recordset(:changes::json) AS c (
         recipient_id text, rev bigint, total bigint, unread bigint, unseen bigint, kind text, detail text,
         history text
     )
+    LIMIT :many_changes
+), lost AS (
+    SELECT * FROM json_to_recordset(:losses::json) AS l (recipient_id text, type text, total bigint, unread bigint)
+    LIMIT :many_losses
 ), head AS (
     UPDATE recipient_head h
     SET rev = g.rev, total = g.total, unread = g.unread, unseen = g.unseen, history = g.history,
@@ -65,7 +70,7 @@ WITH given AS (
     WHERE h.recipient_id = g.recipient_id
 ), typed AS (
     UPDATE recipient_type t SET total = t.total - lost.total, unread = t.unread - lost.unread
-    FROM json_to_recordset(:losses::json) AS lost (recipient_id text, type text, total bigint, unread bigint)
+    FROM lost
     WHERE t.recipient_id = lost.recipient_id AND t.type = lost.type
 )
 INSERT INTO recipient_change (recipient_id, rev, total, unread, unseen, kind, detail, history)
