@@ -29,6 +29,7 @@ from nx_signal.model import (
     Grant,
     InboxFilter,
     InboxSummary,
+    Mark,
     Member,
     Memberships,
     Organizer,
@@ -493,6 +494,23 @@ async def test_a_call_finds_its_rows_by_an_index_and_sorts_none(call: Call, inde
     assert scans - SMALL == set()
     sorts = [step for step in plan if "TEMP B-TREE" in step]
     assert len(sorts) == ("MATERIALIZE n" in plan), plan  # the rows of a page, once they are found
+
+
+@pytest.mark.parametrize("mark", ["read", "unread", "seen", "archive", "unarchive", "delete"])
+async def test_a_hundred_ids_take_as_many_statements_as_one(mark: Mark) -> None:
+    counts = []
+    for many in (1, 100):
+        database = MemoryDatabase(now)
+        made = await database.inbox.insert([a_draft(f"a{n}") for n in range(100)])
+        ids = [change.notification.id for change in made]
+        for prepare in ("read", "archive"):
+            if mark == f"un{prepare}":
+                await database.inbox.mark_ids(USER, ids, prepare, None)
+        statements: list[str] = []
+        database.driver.connection.set_trace_callback(statements.append)
+        assert (await database.inbox.mark_ids(USER, ids[:many], mark, None)).updated == many
+        counts.append(len(statements))
+    assert counts[0] == counts[1] < 12
 
 
 async def test_the_members_of_a_domain_are_found_by_its_index() -> None:
