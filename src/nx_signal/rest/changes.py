@@ -39,18 +39,27 @@ class ChangeFrame(Struct):
 
 
 class Changes(Struct):
-    """`rev` and `history`: what to ask with next. `unread` and `total`: of the inbox now. `reset`: the list
-    is to be fetched again, as after a `state` with `reset`."""
+    """`rev` and `history`: what to ask with next. `unread`, `unseen` and `total`: of the inbox now. `reset`:
+    the list is to be fetched again, as after a `state` with `reset`."""
 
     changes: list[ChangeFrame]
     rev: Revision
     history: History
     unread: Count
+    unseen: Count
     total: Count
     reset: bool
 
 
-_EXAMPLE = {"changes": [], "rev": 1, "history": "132452764876836864", "unread": 1, "total": 1, "reset": False}
+_EXAMPLE = {
+    "changes": [],
+    "rev": 1,
+    "history": "132452764876836864",
+    "unread": 1,
+    "unseen": 1,
+    "total": 1,
+    "reset": False,
+}
 
 
 def change_routes(authorizer: Authorizer, polling: Polling) -> Blueprint:
@@ -90,6 +99,7 @@ def _shown(polled: Polled) -> dict[str, Any]:
         "rev": polled.rev,
         "history": polled.history,
         "unread": polled.head.unread,
+        "unseen": polled.head.unseen,
         "total": polled.head.total,
         "reset": polled.reset,
     }
