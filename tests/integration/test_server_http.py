@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -494,7 +494,7 @@ def taking(app: QuartTrio, status: int = 200) -> FakeTaker:
 
     @app.get("/taken")
     async def taken() -> Response:
-        request.scope["hand_over"](taker)
+        cast("Any", request.scope)["hand_over"](taker)
         return Response(b"own", status, {"X-Own": "1"}, content_type="text/plain")
 
     return taker
@@ -529,7 +529,7 @@ async def test_what_fails_after_it_handed_over_is_abandoned() -> None:
 
         @served.app.quart.get("/failing")
         async def failing() -> Response:
-            request.scope["hand_over"](taker)
+            cast("Any", request.scope)["hand_over"](taker)
             raise RuntimeError("a bug")
 
         await stream.send_all(get("/failing") + get("/hello"))
@@ -543,7 +543,7 @@ async def test_a_client_that_left_meanwhile_is_abandoned() -> None:
 
         @served.app.quart.get("/late")
         async def late() -> Response:
-            request.scope["hand_over"](taker)
+            cast("Any", request.scope)["hand_over"](taker)
             served.app.entered.set()
             await served.app.release.wait()
             return Response(b"")
@@ -564,7 +564,7 @@ async def test_the_end_of_what_a_client_sends_is_seen_while_it_waits_for_its_ans
 
         @served.app.quart.get("/waiting")
         async def waiting() -> Response:
-            await request.scope["half_closed"].wait()
+            await cast("Any", request.scope)["half_closed"].wait()
             return Response(b"at last")
 
         await stream.send_all(get("/waiting"))
