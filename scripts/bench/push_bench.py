@@ -97,12 +97,15 @@ class PlainServer:
         (credentials,) = protocol.receive(await ws.get_message(), trio.current_time())
         assert isinstance(credentials, Authenticate)
         (connected,) = protocol.accept(
-            credentials.token, credentials.public_key, format_timestamp(now()) or "", trio.current_time()
+            credentials.credential.text,
+            credentials.public_key,
+            format_timestamp(now()) or "",
+            trio.current_time(),
         )
         assert isinstance(connected, SendFrame)
         await ws.send_message(connected.text.decode())
         to_client, items = trio.open_memory_channel[bytes | tuple[str, Json]](CHANNEL_ITEMS)
-        self.clients[credentials.token] = PlainClient(ws, protocol, to_client)
+        self.clients[credentials.credential.text] = PlainClient(ws, protocol, to_client)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, ws, protocol, items)
@@ -278,6 +281,9 @@ def created(user: str, rev: int) -> Created:
         content_html=f"<p>{CONTENT}</p>",
         action_url="/orders/1",
         data=DATA,
+        priority="normal",
+        expires_at=None,
+        collapse_key=None,
         is_read=False,
         read_at=None,
         is_seen=False,

@@ -20,6 +20,7 @@ from nx_signal.activities.replay import Replay
 from nx_signal.delivery.compose import Delivery, compose_delivery
 from nx_signal.delivery.peers import OTHERS_SHOWN_S
 from nx_signal.delivery.polling import Polling
+from nx_signal.identity.tickets import Tickets
 from nx_signal.inbox.maintenance import InboxMaintenance
 from nx_signal.inbox.pruning import KEEP_ALL, Bounds, Pruning
 from nx_signal.inbox.service import Inbox
@@ -45,6 +46,7 @@ class Parts:
     inbox: Inbox
     maintenance: InboxMaintenance
     pruning: Pruning
+    tickets: Tickets
     websocket: WebSocketServer
     events: EventServer
     polling: Polling
@@ -102,12 +104,15 @@ def compose(
         announce=hub.announce,
         push_to_members=hub.push_to_members,
         metrics=metrics,
+        now=now,
         notification_bytes=notification_bytes,
     )
+    tickets = Tickets(database.tickets)
     limits = Limits(rate_factor)
     websocket = WebSocketServer(
         admission=delivery.admission,
         verify=verify,
+        use_ticket=partial(tickets.use, purpose="stream"),
         static_key=static_key,
         versions=stream_versions,
         limits=limits,
@@ -127,12 +132,21 @@ def compose(
         pipeline=Pipeline(activities.processor, database, server_id, health, metrics),
         replay=activities.replay,
         preview=activities.preview,
-        explain=Explain(database.inbox, database.traces, database.directory, delivery.operator.sessions_of),
+        explain=Explain(
+            database.inbox,
+            database.traces,
+            database.corrections,
+            database.directory,
+            delivery.operator.sessions_of,
+        ),
         inbox=Inbox(database.inbox, hub.announce),
         maintenance=InboxMaintenance(
             database.maintenance, database.traces, hub.announce, metrics, now, retention_days
         ),
-        pruning=Pruning(database.dead_letters, database.traces, now, bounds),
+        pruning=Pruning(
+            database.dead_letters, database.traces, database.corrections, database.tickets, now, bounds
+        ),
+        tickets=tickets,
         websocket=websocket,
         events=events,
         polling=Polling(database.inbox, delivery.admission, now),

@@ -217,6 +217,7 @@ def compose_instance(
         replay=parts.replay,
         directory=database.directory,
         members=database.members,
+        tickets=parts.tickets,
         operator=parts.delivery.operator,
         polling=parts.polling,
         events=parts.events,

@@ -28,6 +28,7 @@ from nx_signal.errors import IssuerUnavailable, RelayLost, StoreUnavailable
 from nx_signal.identity.issuer import ISSUER, Issuer, open_issuer
 from nx_signal.identity.permissions import Access
 from nx_signal.identity.stream_keys import keys_of_secret
+from nx_signal.identity.tickets import Tickets
 from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import Change, Created, Draft, Grant, Json, RelayMessage, Roster
@@ -156,6 +157,7 @@ class Desk:
             renderer=RENDERER,
             announce=self.announced.extend,
             metrics=self.metrics,
+            now=lambda: self.time,
         )
         self.processor = activities.processor
         tokens = TokenVerifier(
@@ -190,12 +192,17 @@ class Desk:
             journal=cast(Journal, self.journal),
             preview=activities.preview,
             explain=Explain(
-                self.database.inbox, self.database.traces, self.database.directory, self.operator.sessions_of
+                self.database.inbox,
+                self.database.traces,
+                self.database.corrections,
+                self.database.directory,
+                self.operator.sessions_of,
             ),
             dead_letters=self.database.dead_letters,
             replay=activities.replay,
             directory=self.database.directory,
             members=self.database.members,
+            tickets=Tickets(self.database.tickets),
             operator=cast("Any", self.operator),
             polling=parts.polling,
             events=parts.events,
@@ -277,11 +284,14 @@ async def test_the_list_is_newest_first_with_its_counts_and_revision(desk: Desk)
     body = reply.json
     assert [row["id"] for row in body["data"]] == [ids[1], ids[0]]
     assert {k: v for k, v in body.items() if k != "data"} == {
-        "total": 2, "unread": 2, "rev": 2, "history": ids[1], "nextCursor": None,
+        "total": 2, "unread": 2, "unseen": 2, "rev": 2, "history": ids[1], "nextCursor": None,
     }  # fmt: skip
     assert body["data"][0] == {
         "id": ids[1],
         "activityId": "a1767268802.0",
+        "priority": "normal",
+        "expiresAt": None,
+        "collapseKey": None,
         "recipientId": "u1",
         "type": "B",
         "organizerId": "o1",
@@ -294,6 +304,8 @@ async def test_the_list_is_newest_first_with_its_counts_and_revision(desk: Desk)
         "data": {"n": 1},
         "isRead": False,
         "readAt": None,
+        "isSeen": False,
+        "archivedAt": None,
         "rev": 2,
         "createdAt": "2026-01-01T12:00:02.000Z",
     }
@@ -343,7 +355,9 @@ async def test_the_count_has_what_matches_beside_the_totals(desk: Desk) -> None:
     ids = await desk.give(("u1", "A", None), ("u1", "B", None), ("u1", "A", None))
     await desk.call("PATCH", f"{BASE}/notifications/{ids[0]}/mark-read")
     reply = await desk.call("GET", f"{BASE}/notifications/count?isRead=false&type=A")
-    assert reply.json == {"count": 1, "total": 3, "unread": 2, "rev": 4, "history": ANY}
+    assert reply.json == {
+        "count": 1, "total": 3, "unread": 2, "unseen": 2, "rev": 4, "history": ANY,
+    }  # fmt: skip
 
 
 async def test_reading_one_is_idempotent_and_announced_once_with_its_client(desk: Desk) -> None:
@@ -378,8 +392,8 @@ async def test_reading_all_takes_a_body_or_none(desk: Desk, sent: dict[str, Any]
     await desk.give(("u1", "A", None), ("u1", "A", "s"), ("u1", "B", None), ("u2", "A", None))
     reply = await desk.call("PATCH", f"{BASE}/notifications/mark-all-read", **sent)
     assert reply.json == {
-        "updated": updated, "unread": 3 - updated, "rev": 4, "history": desk.announced[0].history,
-        "readAt": "2026-01-01T12:00:04.000Z",
+        "updated": updated, "unread": 3 - updated, "unseen": 3 - updated, "total": 3, "rev": 4,
+        "history": desk.announced[0].history, "readAt": "2026-01-01T12:00:04.000Z",
     }  # fmt: skip
     assert len(desk.announced) == 1
 
@@ -532,13 +546,16 @@ PRIVATE = [
     ("GET", "/notifications"),
     ("GET", "/notifications/count"),
     ("GET", "/notifications/1"),
-    ("PATCH", "/notifications/1/mark-read"),
-    ("PATCH", "/notifications/mark-all-read"),
+    ("PATCH", "/notifications"),
+    *(("PATCH", f"/notifications/1/{step}") for step in ("mark-read", "mark-unread", "archive", "unarchive")),
+    *(("PATCH", f"/notifications/mark-all-{state}") for state in ("read", "unread", "seen")),
+    *(("PATCH", f"/notifications/{step}-all") for step in ("archive", "unarchive")),
     ("DELETE", "/notifications/1"),
     ("POST", "/activities"),
     ("POST", "/activities/preview"),
     ("GET", "/activities/1/explain"),
     ("GET", "/activities/explain"),
+    ("POST", "/tickets"),
     ("GET", "/dead-letters"),
     ("GET", "/dead-letters/1"),
     ("POST", "/dead-letters/1/replay"),
@@ -644,10 +661,10 @@ async def test_an_unknown_address_is_a_problem(desk: Desk, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("POST", "/notifications", "GET, HEAD, OPTIONS"),
+        ("POST", "/notifications", "GET, HEAD, OPTIONS, PATCH"),
         ("PUT", "/notifications/1", "DELETE, GET, HEAD, OPTIONS"),
         ("GET", "/activities", "OPTIONS, POST"),
-        ("BREW", "/notifications", "GET, HEAD, OPTIONS"),
+        ("BREW", "/notifications", "GET, HEAD, OPTIONS, PATCH"),
     ],
 )
 async def test_a_wrong_method_is_answered_with_the_allowed_ones(
@@ -667,7 +684,7 @@ async def test_head_is_get_without_its_body(desk: Desk) -> None:
 async def test_options_lists_the_methods_without_a_token(desk: Desk) -> None:
     reply = await desk.call("OPTIONS", f"{BASE}/notifications", None)
     assert reply.status == 200
-    assert set(reply.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+    assert set(reply.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "PATCH"}
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/nowhere", f"{BASE}/notifications"])
@@ -1158,10 +1175,10 @@ async def test_no_route_shows_or_touches_what_is_another_users(desk: Desk) -> No
             ):
                 reply = await desk.call(method, address + query, "u1", body=each.example.body)
                 requests += 1
-                assert reply.status == (404 if "{" in path else 200), (method, path)
+                assert reply.status == (404 if "{" in path else next(iter(each.answers))), (method, path)
                 for secret in ("victim", "SECRET_TYPE", "secret-subject", *theirs):
                     assert secret.encode() not in reply.body, (method, path)
-    assert requests == 24
+    assert requests == 25
     assert (await desk.call("GET", f"{BASE}/notifications", "victim")).json == before
     assert (await desk.call("GET", f"{BASE}/notifications", "u1")).json["data"][0]["id"] == mine[0]
     reply = await desk.call("GET", f'{BASE}/notifications?filter={{"where":{{"recipientId":"victim"}}}}')
@@ -1174,3 +1191,52 @@ async def test_operators_routes_are_forbidden_to_other_users(desk: Desk) -> None
             address = re.sub(r"\{\w+\}", "1", path)
             reply = await desk.call(method, address, body=each.example.body)
             assert (reply.status, reply.code) == (403, "forbidden"), (method, path)
+
+
+# --- tickets ---
+
+
+async def test_a_ticket_has_the_rights_and_the_end_of_the_token_that_asks_for_it(desk: Desk) -> None:
+    reply = await desk.call(
+        "POST", f"{BASE}/tickets", body={"purpose": "events"}, permissions=["Activity.publish"]
+    )
+    assert reply.status == 201
+    assert reply.json["purpose"] == "events"
+    assert datetime.fromisoformat(reply.json["expiresAt"]) == desk.time + timedelta(seconds=30)
+    principal = await Tickets(desk.database.tickets).use(reply.json["ticket"], "events")
+    assert principal.user_id == "u1" and principal.permissions == {"Activity.publish"}
+    assert principal.expires_at == desk.time + timedelta(hours=1)
+
+
+async def test_the_answer_with_a_ticket_is_not_stored_and_sends_no_referrer(desk: Desk) -> None:
+    reply = await desk.call("POST", f"{BASE}/tickets", body={"purpose": "stream"})
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.headers["Referrer-Policy"] == "no-referrer"
+
+
+async def test_a_ticket_expires_with_its_token(desk: Desk) -> None:
+    headers = {"Authorization": f"Bearer {desk.token(ttl_s=10)}"}
+    reply = await desk.call("POST", f"{BASE}/tickets", body={"purpose": "stream"}, headers=headers)
+    assert datetime.fromisoformat(reply.json["expiresAt"]) == desk.time + timedelta(seconds=10)
+
+
+@pytest.mark.parametrize("body", [{}, {"purpose": "admin"}, {"purpose": None}, {"purpose": "stream", "x": 1}])
+async def test_a_ticket_is_for_one_known_purpose(desk: Desk, body: Any) -> None:
+    reply = await desk.call("POST", f"{BASE}/tickets", body=body)
+    assert (reply.status, reply.code) == (400, "invalid_parameter")
+
+
+async def test_a_ticket_is_no_token_of_rest(desk: Desk) -> None:
+    ticket = (await desk.call("POST", f"{BASE}/tickets", body={"purpose": "events"})).json["ticket"]
+    for headers in ({"Authorization": f"Bearer {ticket}"}, {"Authorization": f"Ticket {ticket}"}):
+        reply = await desk.call("GET", f"{BASE}/notifications", headers=headers)
+        assert (reply.status, reply.code) == (401, "unauthorized")
+        assert ticket not in reply.body.decode()
+    reply = await desk.call("GET", f"{BASE}/notifications?ticket={ticket}", None)
+    assert reply.status == 401
+
+
+async def test_tickets_count_for_their_user_s_rate(issuer: Issuer) -> None:
+    desk = Desk(issuer, rate_factor=0.002)
+    answers = [await desk.call("POST", f"{BASE}/tickets", body={"purpose": "stream"}) for _ in range(3)]
+    assert [reply.status for reply in answers] == [201, 201, 429]

@@ -81,6 +81,7 @@ class Server:
             room_patterns=("public/*",),
         )
         self.delivery, self.websocket, self.metrics = parts.delivery, parts.websocket, parts.metrics
+        self.tickets = parts.tickets
         self.hub = self.delivery.hub
         self.plain: list[bytes] = []
 

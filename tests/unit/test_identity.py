@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nx_signal.activities.identity import MAX_CHARS, digest_of, identity, settled, source_of, sourced_range
-from nx_signal.activities.message import UnknownType, best_effort_ids, decode
+from nx_signal.activities.message import best_effort_ids, decode
 from nx_signal.model import Activity, Handled, Position, Record
 
 MESSAGE: dict[str, Any] = {
@@ -28,7 +28,7 @@ AT = Position("orders", 0, 41)
 def activity(headers: dict[str, bytes] | None = None, **fields: Any) -> Activity:
     record = Record(AT, None, json.dumps(MESSAGE | fields).encode(), headers or {})
     decoded = decode(record, {"PAYMENT_SUCCESS"})
-    assert not isinstance(decoded, UnknownType)
+    assert isinstance(decoded, Activity)
     assert best_effort_ids(record) == (decoded.id, "PAYMENT_SUCCESS")
     return decoded
 
@@ -103,6 +103,11 @@ def test_the_identities_of_one_id_are_neighbours(id: str, source: str, other: st
 @given(texts | positions, positions)
 def test_a_given_id_is_never_the_identity_of_a_position(id: str, position: str) -> None:
     assert identity(id, None) != position
+
+
+@pytest.mark.parametrize("field", [{"collapseKey": "k"}, {"expiresAt": "2027-01-01"}, {"priority": "high"}])
+def test_a_digest_covers_how_a_notification_is_kept(field: dict[str, Any]) -> None:
+    assert activity(**field).digest != activity().digest
 
 
 def test_a_digest_is_of_what_is_read() -> None:

@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "process": {"errors"},
     "backends": LEAVES | {"ports", "store", "config", "identity", "adapters", "process"},
     "composition": LEAVES
-    | {"ports", "store", "inbox", "activities", "delivery", "websocket", "sse", "server"},
+    | {"ports", "store", "identity", "inbox", "activities", "delivery", "websocket", "sse", "server"},
     "service": LEAVES
     | {
         "ports",

@@ -28,6 +28,7 @@ _FROM_CLOUD_EVENT = {"type": "eventType", "time": "occurredAt", "subject": "subj
 """Where the data has none of its own."""
 _IDENTITY = {"id": "eventId", "source": "eventSource"}
 """Of the event, whatever its data has."""
+_CREATE = b'"create"'
 
 _object = JsonDecoder[dict[str, msgspec.Raw]](dict[str, msgspec.Raw])
 
@@ -49,6 +50,8 @@ def opened(value: bytes) -> bytes:
         )
     outer = {ours: event[theirs] for theirs, ours in _FROM_CLOUD_EVENT.items() if theirs in event}
     identity = {ours: event[theirs] for theirs, ours in _IDENTITY.items() if theirs in event}
+    if bytes(data.get("action", _CREATE)) != _CREATE:  # it names the event that it corrects
+        return msgspec.json.encode(outer | identity | data)
     return msgspec.json.encode(outer | data | identity)
 
 

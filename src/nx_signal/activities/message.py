@@ -24,8 +24,9 @@ from nx_signal.activities.identity import digest_of, identity
 from nx_signal.activities.limits import json_bytes
 from nx_signal.activities.repair import REPLACEMENT, repaired, slices, spelled
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Activity, Json, Position, Record, Scope
+from nx_signal.model import Action, Activity, Correction, Json, Position, Priority, Record, Scope
 from nx_signal.model.json import JsonDecoder, TooDeep
+from nx_signal.model.timestamps import to_milliseconds
 
 MAX_MESSAGE_BYTES = 1_048_576
 """Kafka's own default limit of a message."""
@@ -49,6 +50,8 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 """Of moments; both leave room for any time zone's offset."""
 
+_CREATES = (None, "create")
+"""Values of `action` in a message that is an activity by itself."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MOMENT = re.compile(r"[0-9W-]{8,10}([Tt ][0-9:.,]{2,18} ?([Zz]|[+-][0-9:]{2,8})?)?")
 _NO_POSITION = Position("unsent", 0, 0)
@@ -64,8 +67,17 @@ class UnknownType:
     type: str
 
 
+_EXPECTED = {
+    "recipientScope": "expected `org`, `merchant` or `users`",
+    "action": "expected `create`, `update` or `retract`",
+    "priority": "expected `normal` or `high`",
+}
+"""Where msgspec does not name what it takes."""
+
+
 class _Typed(msgspec.Struct, rename="camel"):
-    event_type: Id
+    event_type: Id | msgspec.UnsetType = msgspec.UNSET
+    action: Json = None
 
 
 class _Identified(msgspec.Struct, rename="camel"):
@@ -88,6 +100,28 @@ class ActivityMessage(msgspec.Struct, rename="camel"):
     event_id: Id | None = None
     event_source: Source | None = None
     subject: Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)] | None = None
+    priority: Priority | None = None
+    expires_at: str | None = None
+    collapse_key: Id | None = None
+
+
+class _Correcting(msgspec.Struct, rename="camel", kw_only=True):
+    action: Action
+    event_source: Source | None = None
+    data: dict[str, Json] | None = None
+    occurred_at: str | None = None
+
+
+class CorrectionMessage(_Correcting, kw_only=True):
+    """A correction of an activity (CONTRACT §3): `update` replaces its `data` whole, `retract` removes its
+    notifications for good. Unknown fields are ignored."""
+
+    event_id: Id
+
+
+class _Correction(_Correcting, kw_only=True):
+    event_id: Id | None = None
+    """it may be in a header"""
 
 
 S = TypeVar("S")
@@ -104,13 +138,16 @@ def number(text: str) -> Decimal:
 _typed = JsonDecoder[_Typed](_Typed)
 _identified = JsonDecoder[_Identified](_Identified)
 _wire = JsonDecoder[ActivityMessage](ActivityMessage, float_hook=number)
+_correction = JsonDecoder[_Correction](_Correction, float_hook=number)
+_CORRECTED = ("action", "data", "occurredAt")
 
 
 def decode(
     record: Record, known: Container[str], notification_bytes: int | None = None
-) -> Activity | UnknownType:
-    """The activity of a record, or `UnknownType` when its eventType is not in `known` (then nothing
-    else of it is validated). `notification_bytes`: what its `data`, and its `actor`, may have as JSON.
+) -> Activity | Correction | UnknownType:
+    """The activity of a record, or the correction of another one, or `UnknownType` when its eventType is not
+    in `known` (then nothing else of it is validated). `notification_bytes`: what its `data`, and its `actor`,
+    may have as JSON.
 
     Scope `merchant` without a merchantId and scope `users` without recipientIds are well-formed:
     they name no recipients. Raises MessageRejected."""
@@ -119,7 +156,9 @@ def decode(
 
 def best_effort_ids(record: Record) -> tuple[str, str | None]:
     """(activity id, eventType) of a record that `decode` rejects, as far as they can be read; without an id,
-    its position."""
+    and of a correction, its position."""
+    if acts(record.value):
+        return str(record.position), None
     event_id, source = _readable_ids(record.value)
     with contextlib.suppress(MessageRejected):
         event_id = event_id or _header_id(record.headers)
@@ -160,11 +199,21 @@ def split(
 
 
 def event_type_of(message: bytes) -> str | None:
-    """As far as it can be read."""
+    """Of an activity, as far as it can be read."""
+    typed = _typed_of(message)
+    return None if typed.event_type is msgspec.UNSET or typed.action not in _CREATES else typed.event_type
+
+
+def acts(message: bytes) -> bool:
+    """Whether it is about an activity that another message brought, as far as it can be read."""
+    return _typed_of(message).action not in _CREATES
+
+
+def _typed_of(message: bytes) -> _Typed:
     try:
-        return _typed.decode(opened(repaired(message)[0])).event_type
+        return _typed.decode(opened(repaired(message)[0]))
     except (MessageRejected, msgspec.DecodeError):
-        return None
+        return _Typed()
 
 
 @lru_cache(maxsize=256)
@@ -196,8 +245,7 @@ def readable(error: msgspec.ValidationError, root: str = "") -> MessageRejected:
     field = (root + path.rstrip("`").replace("[...]", "")).lstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
         return rejected(f"{field}.{missing[1]} is missing.".lstrip("."))
-    if field == "recipientScope":
-        text = "expected `org`, `merchant` or `users`"
+    text = _EXPECTED.get(field, text)
     return rejected(f"{field or 'message'}: {text[:1].lower()}{text[1:]}.")
 
 
@@ -213,22 +261,26 @@ def _decode(
     headers: Mapping[str, bytes],
     known: Container[str] | None,
     notification_bytes: int | None,
-) -> Activity | UnknownType:
+) -> Activity | Correction | UnknownType:
     if len(value) > MAX_MESSAGE_BYTES:
         raise rejected(f"message must be at most {MAX_MESSAGE_BYTES} bytes, not {len(value)}.")
     sent = value
     value, replaced = repaired(sent)
     value = opened(value)
     try:
-        event_type = _parse(_typed.decode, value).event_type
+        typed = _parse(_typed.decode, value)
+        event_type = typed.event_type
+        if typed.action in _CREATES and event_type is msgspec.UNSET:
+            raise rejected("eventType is missing.")
     except MessageRejected as error:
         raise rejected(foreign(sent) or str(error)) from None
+    if typed.action not in _CREATES:
+        return _decode_correction(sent, value, replaced, position, headers, notification_bytes)
+    assert event_type is not msgspec.UNSET  # noqa: S101 - see above
     if known is not None and event_type not in known:
         return UnknownType(event_type)
     wire = _parse(_wire.decode, value)
-    event_id, source = _readable_ids(sent) if replaced else (wire.event_id, wire.event_source)
-    given_id = event_id or _header_id(headers)
-    source = source or _header_source(headers)
+    given_id, source = _ids(wire, sent, replaced, headers)
     activity = Activity(
         id=identity(given_id, source) if given_id else str(position),
         given_id=given_id,
@@ -245,9 +297,12 @@ def _decode(
         subject=wire.subject or None,
         occurred_at=moment(wire.occurred_at, "occurredAt"),
         replaced=replaced,
+        priority=wire.priority or "normal",
+        expires_at=None if wire.expires_at is None else to_milliseconds(moment(wire.expires_at, "expiresAt")),
+        collapse_key=wire.collapse_key,
     )
     if replaced:
-        _require_scope(activity)
+        _require_whole(activity)
     _require_bounded({"actor": wire.actor, "data": wire.data})
     if notification_bytes is None:
         return activity
@@ -255,10 +310,49 @@ def _decode(
     return replace(activity, data_bytes=json_bytes("data", activity.data, notification_bytes))
 
 
-def _require_scope(activity: Activity) -> None:
-    """An id with a replaced character has no members: the activity would go to the actor, unnoticed."""
-    named = {"org": (activity.organizer_id,), "merchant": (activity.organizer_id, activity.merchant_id)}
-    for field, id in zip(("organizerId", "merchantId"), named.get(activity.scope, ()), strict=False):
+def _decode_correction(
+    sent: bytes,
+    value: bytes,
+    replaced: int,
+    position: Position,
+    headers: Mapping[str, bytes],
+    notification_bytes: int | None,
+) -> Correction:
+    wire = _parse(_correction.decode, value)
+    given_id, source = _ids(wire, sent, replaced, headers)
+    if given_id is None:
+        raise rejected("eventId is missing: name the activity that is to be corrected.")
+    _require_bounded({"data": wire.data})
+    data = (wire.data or {}) if wire.action == "update" else {}
+    if notification_bytes is not None:
+        json_bytes("data", data, notification_bytes)
+    return Correction(
+        activity_id=identity(given_id, source),
+        action=wire.action,
+        data=data,
+        occurred_at=None if wire.occurred_at is None else moment(wire.occurred_at, "occurredAt"),
+        position=str(position),
+        digest=digest_of(value, _CORRECTED),
+        replaced=replaced,
+    )
+
+
+def _ids(
+    wire: ActivityMessage | _Correction, sent: bytes, replaced: int, headers: Mapping[str, bytes]
+) -> tuple[str | None, str | None]:
+    event_id, source = _readable_ids(sent) if replaced else (wire.event_id, wire.event_source)
+    return event_id or _header_id(headers), source or _header_source(headers)
+
+
+def _require_whole(activity: Activity) -> None:
+    """An id with a replaced character has no members: the activity would go to the actor, unnoticed. Under a
+    collapse key with one it would take the place of what has another key."""
+    named: dict[str, str | None] = {"collapseKey": activity.collapse_key}
+    if activity.scope in ("org", "merchant"):
+        named["organizerId"] = activity.organizer_id
+    if activity.scope == "merchant":
+        named["merchantId"] = activity.merchant_id
+    for field, id in named.items():
         if REPLACEMENT in (id or ""):
             raise rejected(f"{field} must hold no NUL character, half of a surrogate pair or invalid UTF-8.")
 

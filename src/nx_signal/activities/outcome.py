@@ -8,7 +8,8 @@ import structlog
 
 from nx_signal.activities.message import UnknownType, best_effort_ids, decode, unknown_type
 from nx_signal.errors import MessageRejected, StoreRejected
-from nx_signal.model import Activity, DeadLetter, Outcome, Record, Rule, Trace
+from nx_signal.model import Activity, Correction, DeadLetter, Outcome, Record, Rule, Trace
+from nx_signal.model.timestamps import format_timestamp
 
 log = structlog.get_logger()
 
@@ -31,21 +32,23 @@ class ProcessedRecord:
         )
 
 
-def opened(record: Record, known: frozenset[str], notification_bytes: int) -> Activity | ProcessedRecord:
-    """The activity of a record, or what becomes of one that has none."""
+def opened(
+    record: Record, known: frozenset[str], notification_bytes: int
+) -> Activity | Correction | ProcessedRecord:
+    """The activity of a record, or the correction of one, or what becomes of a record that has neither."""
     if record.is_tombstone:
         position = str(record.position)
         return ProcessedRecord(record, Trace(position, position, None, None, None, 0, "tombstone"))
     try:
-        activity = decode(record, known, notification_bytes)
+        found = decode(record, known, notification_bytes)
     except Exception as error:
         return failed(record, error)
-    if isinstance(activity, UnknownType):
+    if isinstance(found, UnknownType):
         id, _ = best_effort_ids(record)
-        why = unknown_type(activity.type, known)
-        trace = Trace(id, str(record.position), activity.type, None, None, 0, "unknown_type", why)
+        why = unknown_type(found.type, known)
+        trace = Trace(id, str(record.position), found.type, None, None, 0, "unknown_type", why)
         return ProcessedRecord(record, trace)
-    return activity
+    return found
 
 
 def failed(
@@ -57,6 +60,8 @@ def failed(
 ) -> ProcessedRecord:
     """A dead letter, with what is known of its activity and of its recipients."""
     reason = failure_reason(error)
+    if activity is not None and activity.corrected_at is not None:
+        reason = f"As corrected at {activity.corrected_at}: {reason}"
     log.warning("dead_letter", position=str(record.position), why=reason)
     if activity is not None:
         return handled(record, activity, rule, many, "dead_letter", reason)
@@ -89,10 +94,25 @@ def handled(
         rule=rule,
         recipients=many,
         outcome=outcome,
-        reason=reason or _repair(activity.replaced),
+        reason=reason or _correction(activity.corrected_at) or repair(activity.replaced),
         digest=None if outcome == "dead_letter" else activity.digest,
     )
     return ProcessedRecord(record, trace)
+
+
+def written(
+    record: Record, activity: Activity, rule: Rule | None, many: int, *, rows: bool, superseded: bool
+) -> ProcessedRecord:
+    """What became of a record that could be written: `rows` is whether it had any that was not there."""
+    if not rows and superseded:
+        reason = f"Each recipient had a newer notification with its collapseKey {activity.collapse_key}."
+        return handled(record, activity, rule, many, "superseded", reason)
+    return handled(record, activity, rule, many, "stored" if rows else "duplicate")
+
+
+def expired(record: Record, activity: Activity) -> ProcessedRecord:
+    reason = f"It was handled after its expiresAt, {format_timestamp(activity.expires_at)}."
+    return handled(record, activity, None, 0, "expired", reason)
 
 
 def failure_reason(error: Exception) -> str:
@@ -104,7 +124,11 @@ def failure_reason(error: Exception) -> str:
     return f"Internal error {type(error).__name__} while handling this message."
 
 
-def _repair(replaced: int) -> str | None:
+def _correction(position: str | None) -> str | None:
+    return None if position is None else f"Its data is that of the correction at {position}, handled before."
+
+
+def repair(replaced: int) -> str | None:
     if not replaced:
         return None
     characters = "1 character" if replaced == 1 else f"{replaced} characters"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Literal, TypeAlias
 
@@ -15,7 +16,8 @@ from nx_signal.activities.message import UnknownType, decode, rejected
 from nx_signal.activities.outcome import failure_reason
 from nx_signal.activities.recipients import find_recipients, resolve
 from nx_signal.activities.registry import Registry
-from nx_signal.model import Activity, Position, Record, Rule, Scope
+from nx_signal.model import Activity, Correction, Position, Priority, Record, Rule, Scope
+from nx_signal.ports import Now
 from nx_signal.store import Directory
 
 MAX_SHOWN = 1_000
@@ -50,6 +52,11 @@ class Previewed:
     total: int
     renderings: Mapping[str, Rendered]
     """for each language that any of the recipients reads"""
+    priority: Priority = "normal"
+    expires_at: datetime | None = None
+    collapse_key: str | None = None
+    expired: bool = False
+    """`expires_at` has passed: nothing would be written"""
 
     @property
     def known(self) -> bool:
@@ -63,23 +70,30 @@ class Preview:
         registry: Registry,
         renderer: Renderer,
         directory: Directory,
+        now: Now,
         notification_bytes: int = NOTIFICATION_BYTES,
     ) -> None:
         self._registry = registry
         self._renderer = renderer
         self._directory = directory
+        self._now = now
         self._notification_bytes = notification_bytes
 
     async def preview(self, message: bytes) -> Previewed:
         """Raises MessageRejected with the text that the dead letter would have."""
         activity = decode(Record(_UNSENT, None, message), self._registry.names, self._notification_bytes)
+        if isinstance(activity, Correction):
+            raise rejected(
+                f"action: {activity.action} has no preview; send the activity itself, with the data that it "
+                "is to have."
+            )
         if isinstance(activity, UnknownType):
             text = "This event type is not known here: the message would be skipped."
             return Previewed(None, activity.type, None, None, text, (), 0, {})
         (resolved,) = await resolve(self._directory, await find_recipients(self._directory, [activity]))
         try:
             rendered = render(self._renderer, resolved)
-            stored_bytes(activity, rendered, self._notification_bytes)
+            stored_bytes(activity.subject, activity.data_bytes, rendered, self._notification_bytes)
         except Exception as error:
             raise rejected(failure_reason(error)) from error
         shown = list(islice(drafts_of(resolved, rendered), MAX_SHOWN))
@@ -105,6 +119,10 @@ class Preview:
             recipients=tuple(readers),
             total=len(resolved.recipients),
             renderings={text.locale: text for text in rendered.values()},
+            priority=activity.priority,
+            expires_at=activity.expires_at,
+            collapse_key=activity.collapse_key,
+            expired=activity.expires_at is not None and activity.expires_at <= self._now(),
         )
 
 

@@ -8,12 +8,17 @@ from nx_signal.model import ActivityRow, Memberships, Trace
 UNSAID = "There is no notification of this activity for this recipient"
 
 
-def why_not(trace: Trace | None, row: ActivityRow | None, memberships: Memberships) -> str:
-    """`row`: one of another recipient, None where there is none. `memberships`: those of the person now."""
+def why_not(
+    trace: Trace | None, row: ActivityRow | None, memberships: Memberships, *, had_newer: bool
+) -> str:
+    """`row`: one of another recipient, None where there is none. `memberships`: those of the person now.
+    `had_newer`: whether the person had a newer one with its collapse key when it was handled."""
     if trace is not None and trace.outcome not in ("stored", "duplicate"):
         return f"{UNSAID}: {_nobody(trace)}"
     if trace is None or row is None:
         return f"{UNSAID}, and what was done with it is no longer known."
+    if had_newer:
+        return f"{UNSAID}: a newer notification with its collapseKey {row.collapse_key} was there already."
     organizer, merchant = row.organizer_id, row.merchant_id
     match trace.rule:
         case "users":
@@ -38,6 +43,10 @@ def _nobody(trace: Trace) -> str:
             return f"its event type {trace.type} is not known here, so it was skipped."
         case "dead_letter":
             return f"it became a dead letter. {trace.reason or ''}".rstrip()
+        case "expired":
+            return "it was handled after its expiresAt."
+        case "superseded":
+            return "each recipient had a newer notification with its collapseKey."
         case "tombstone":
             return "it is a record without a value."
         case _:

@@ -45,6 +45,9 @@ from nx_signal.model.activities import (
     RETRYABLE_OUTCOMES as RETRYABLE_OUTCOMES,
 )
 from nx_signal.model.activities import (
+    Action as Action,
+)
+from nx_signal.model.activities import (
     Activity as Activity,
 )
 from nx_signal.model.activities import (
@@ -52,6 +55,12 @@ from nx_signal.model.activities import (
 )
 from nx_signal.model.activities import (
     Audience as Audience,
+)
+from nx_signal.model.activities import (
+    CorrectableRow as CorrectableRow,
+)
+from nx_signal.model.activities import (
+    Correction as Correction,
 )
 from nx_signal.model.activities import (
     DeadLetter as DeadLetter,
@@ -63,10 +72,16 @@ from nx_signal.model.activities import (
     Json as Json,
 )
 from nx_signal.model.activities import (
+    KeptCorrection as KeptCorrection,
+)
+from nx_signal.model.activities import (
     Outcome as Outcome,
 )
 from nx_signal.model.activities import (
     Position as Position,
+)
+from nx_signal.model.activities import (
+    Priority as Priority,
 )
 from nx_signal.model.activities import (
     Record as Record,

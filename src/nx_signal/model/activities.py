@@ -16,6 +16,9 @@ Scope: TypeAlias = Literal["org", "merchant", "users"]
 Rule: TypeAlias = Literal["org", "merchant", "users", "actor"]
 """What gave an activity its recipients: its scope, or the actor where the scope has no members."""
 
+Priority: TypeAlias = Literal["normal", "high"]
+"""Of a notification, for its reader to see and to filter by."""
+
 LOCALES: tuple[str, ...] = ("en", "vi")
 """The shipped languages; the first is the last resort."""
 
@@ -67,6 +70,65 @@ class Activity:
     replaced: int = 0
     data_bytes: int = field(default=0, compare=False)
     """of `data` as JSON"""
+    priority: Priority = "normal"
+    expires_at: datetime | None = None
+    """from when on it makes no notification, and those that it made are removed"""
+    collapse_key: str | None = None
+    """of an organization's activities with one key a recipient keeps the newest by `occurred_at`"""
+    corrected_at: str | None = None
+    """the position of the correction that `data` is of"""
+
+
+Action: TypeAlias = Literal["update", "retract"]
+"""What a message does to an activity that another one brought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One decoded, validated message that corrects or retracts the activity `activity_id`. `data` takes the
+    place of the activity's; {} with a retraction. `occurred_at` is None where the time of handling counts.
+    `position` is its record's, as text; the others are as in Activity."""
+
+    activity_id: str
+    action: Action
+    data: Mapping[str, Json]
+    occurred_at: datetime | None
+    position: str
+    digest: str
+    replaced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCorrection:
+    """One that the store has. Ids ascend with the time of handling; `changed` is how many rows it changed."""
+
+    id: int
+    activity_id: str
+    action: Action
+    data: Mapping[str, Json]
+    occurred_at: datetime
+    position: str
+    handled_at: datetime
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectableRow:
+    """One recipient's row of an activity, and what its content is rendered from."""
+
+    id: int
+    recipient_id: str
+    activity_id: str
+    type: str
+    organizer_id: str | None
+    merchant_id: str | None
+    subject: str | None
+    locale: str
+    created_at: datetime
+    rendered_from: str | None
+    priority: Priority
+    expires_at: datetime | None
+    collapse_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +152,22 @@ class DeadLetter:
     created_at: datetime | None = None
 
 
-Outcome: TypeAlias = Literal["stored", "duplicate", "conflict", "tombstone", "unknown_type", "dead_letter"]
-"""Of a record: rows were written; all of them existed; its identity is another activity's, with other
-content; it has no value; its type is not known here; it was set aside."""
+Outcome: TypeAlias = Literal[
+    "stored",
+    "duplicate",
+    "superseded",
+    "expired",
+    "conflict",
+    "tombstone",
+    "unknown_type",
+    "dead_letter",
+    "corrected",
+    "retracted",
+]
+"""Of a record: rows were written; all of them existed; each recipient had a newer one with its collapse key;
+it was handled after its expiry; its identity is another activity's, with other content; it has no value; its
+type is not known here; it was set aside; it corrects or retracts another one; that one was retracted before
+it came."""
 
 RETRYABLE_OUTCOMES: frozenset[Outcome] = frozenset({"unknown_type", "dead_letter"})
 """Those that wrote no row: handled again, the record may still have another outcome."""
@@ -115,6 +190,8 @@ class Trace:
     """given by the store"""
     digest: str | None = field(default=None, compare=False)
     """of the content, to be compared with; None where there is none, and where it is read back"""
+    corrected: bool = field(default=False, compare=False)
+    """whether a correction of the activity is kept; set by Traces.add"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +214,6 @@ class ActivityRow:
     deleted: bool
     organizer_id: str | None = None
     merchant_id: str | None = None
+    collapse_key: str | None = None
+    occurred_at: datetime | None = None
+    """where it has a collapse key"""

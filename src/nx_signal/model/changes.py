@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -34,9 +35,10 @@ class _Step(msgspec.Struct, frozen=True, rename="camel", tag_field="kind"):
 
 
 class Created(_Step, frozen=True, tag="created"):
-    """A row was written."""
+    """A row was written; those of `replaces` left the inbox with the same change."""
 
     notification: Notification
+    replaces: tuple[int, ...] = ()
 
 
 class Read(_Step, frozen=True, tag="read"):
@@ -62,7 +64,8 @@ class Updated(_Step, frozen=True, tag="updated"):
     and that is read where `only_read`: rows of the inbox, or archived ones where `archived` is false; `seen`
     covers both.
 
-    What changed is not None. `is_read` false: they are unread again, and stay seen."""
+    What changed is not None. `is_read` false: they are unread again, and stay seen. With `content` their
+    producer corrected them: `content_html`, `action_url` and `data` are what they have now, too."""
 
     ids: tuple[int, ...] | None
     up_to_rev: int | None
@@ -73,6 +76,10 @@ class Updated(_Step, frozen=True, tag="updated"):
     is_read: bool | None = None
     seen: bool | None = None
     archived: bool | None = None
+    content: str | None = None
+    content_html: str | None = None
+    action_url: str | None = None
+    data: Mapping[str, Json] | None = None
 
 
 class Unknown(_Step, frozen=True, tag="unknown"):
@@ -107,17 +114,23 @@ def new_history() -> str:
     return secrets.token_hex(8)
 
 
+_CORRECTED = "corrected"
 _OF_STEP = ("recipientId", "rev", "unread", "total", "unseen", "history", "after")
 
 
 def to_log(change: Logged) -> tuple[str, dict[str, Json]]:
     """(kind, detail) for `recipient_change`. Times in the detail are left to the database's encoding."""
-    detail = msgspec.to_builtins(change, builtin_types=(datetime,))
+    detail = msgspec.to_builtins(change, builtin_types=(datetime, Decimal))
     for name in _OF_STEP:
         del detail[name]
     kind = detail.pop("kind")
-    # A release of before reads each change that is no deletion as a read, with all fields of one.
-    return kind, detail if kind == "deleted" else {"type": None, "subject": None, **detail}
+    if kind == "deleted":
+        return kind, detail
+    # A release of before reads each change that is no deletion as a read, with all fields of one. To it, a
+    # correction covers no rows.
+    if detail.get("content") is not None:
+        detail |= {"ids": [], _CORRECTED: detail["ids"]}
+    return kind, {"type": None, "subject": None, **detail}
 
 
 def from_log(
@@ -134,6 +147,8 @@ def from_log(
     """Unknown for a kind, or a detail, that this release does not understand."""
     step = (recipient_id, rev, unread, total, unseen, history, after)
     given = {**detail, **dict(zip(_OF_STEP, step, strict=True)), "kind": kind}
+    if _CORRECTED in given:
+        given["ids"] = given.pop(_CORRECTED)
     if isinstance(read_at := given.get("readAt"), int):
         given["readAt"] = from_epoch_ms(read_at)
     try:

@@ -85,7 +85,11 @@ def _survives(number: Decimal) -> bool:
     return digits <= DOUBLE_DIGITS and Decimal(f"{double:.{digits}g}") == number
 
 
-class Notification(NotificationContent, frozen=True, rename="camel", kw_only=True):
+class _Content(NotificationContent, frozen=True, rename="camel"):
+    expires_at: Time | None  # type: ignore[assignment]
+
+
+class Notification(_Content, frozen=True, rename="camel", kw_only=True):
     """One notification of its recipient's inbox. `rev` is the inbox's revision that created it."""
 
     id: Id
@@ -114,17 +118,19 @@ def notification(row: notifications.Notification) -> Notification:
     )
 
 
-_DATA = NotificationContent.__struct_fields__.index("data")
+_DATA, _EXPIRES_AT = map(_Content.__struct_fields__.index, ("data", "expires_at"))
 
 
 def _content(row: notifications.Notification) -> list[Json]:
     values = list(content_of(row))
     values[_DATA] = browser_safe(values[_DATA])
+    values[_EXPIRES_AT] = format_timestamp(values[_EXPIRES_AT])
     return values
 
 
-class Created(NotificationContent, frozen=True, rename="camel"):
-    """A notification was created; `unread`, `unseen` and `total` are the inbox's counts at this `rev`."""
+class Created(_Content, frozen=True, rename="camel"):
+    """A notification was created; `unread`, `unseen` and `total` are the inbox's counts at this `rev`. It
+    takes the place of those of `replaces`, which left the inbox with it."""
 
     id: Id
     is_read: bool
@@ -134,6 +140,7 @@ class Created(NotificationContent, frozen=True, rename="camel"):
     unseen: Count
     total: Count
     history: History
+    replaces: list[str] | UnsetType = UNSET
 
 
 class Read(msgspec.Struct, frozen=True, rename="camel"):
@@ -167,7 +174,8 @@ class Deleted(msgspec.Struct, frozen=True):
 class Updated(msgspec.Struct, frozen=True, rename="camel"):
     """Notifications changed otherwise: those of `ids`, or every one up to `upToRev`, only those that are read
     where `onlyRead`: of the inbox, or archived ones where `archived` is false; `seen` covers both. What
-    changed is present. `isRead` false: unread again, and still seen. `at`: when."""
+    changed is present. `isRead` false: unread again, and still seen. `content`, `contentHtml`, `actionUrl`
+    and `data` come together: what the one of `ids` has now that its producer corrected it. `at`: when."""
 
     at: Time
     rev: Revision
@@ -182,6 +190,10 @@ class Updated(msgspec.Struct, frozen=True, rename="camel"):
     is_read: bool | UnsetType = UNSET
     seen: bool | UnsetType = UNSET
     archived: bool | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    content_html: str | UnsetType = UNSET
+    action_url: str | UnsetType | None = UNSET
+    data: Mapping[str, Json] | UnsetType = UNSET
 
 
 class Frame(NamedTuple):
@@ -209,6 +221,9 @@ FRAMES = (
             "actionUrl": "/payments/42",
             "data": {"payment": {"amount": 1250000, "currency": "VND"}},
             "activityId": "payment-42",
+            "priority": "normal",
+            "expiresAt": "2026-01-08T12:00:00.000Z",
+            "collapseKey": "order/42",
             "isRead": False,
             "createdAt": "2026-01-01T12:00:00.000Z",
             "rev": 8,
@@ -216,6 +231,7 @@ FRAMES = (
             "unseen": 1,
             "total": 41,
             "history": "132452764876836864",
+            "replaces": ["132452764876836001"],
         },
     ),
     Frame(
@@ -249,7 +265,7 @@ FRAMES = (
     Frame(
         UPDATED,
         Updated,
-        "Notifications were seen, archived, taken out of the archive or marked as unread.",
+        "Notifications were seen, archived, taken out of the archive, marked as unread, or corrected.",
         {
             "upToRev": 10,
             "archived": True,
@@ -282,6 +298,7 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
             change.unseen,
             change.total,
             change.history,
+            [str(id) for id in change.replaces] or UNSET,
         )
         return CREATED, encode_json(Created(*values))
     if isinstance(change, changes.Read):
@@ -306,6 +323,18 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
         counts = (change.unread, change.unseen, change.total)
         return DELETED, encode_json(Deleted(ids, change.rev, *counts, change.history))
     if isinstance(change, changes.Updated):
+        given = {
+            name: value
+            for name in ("up_to_rev", "only_read", "is_read", "seen", "archived")
+            if (value := getattr(change, name)) is not None
+        }
+        if change.content is not None:
+            given |= {
+                "content": change.content,
+                "content_html": change.content_html,
+                "action_url": change.action_url,
+                "data": browser_safe(change.data),
+            }
         return UPDATED, encode_json(
             Updated(
                 format_timestamp(change.at),
@@ -316,11 +345,7 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
                 change.origin,
                 change.history,
                 ids=_ids(change.ids),
-                **{
-                    name: value
-                    for name in ("up_to_rev", "only_read", "is_read", "seen", "archived")
-                    if (value := getattr(change, name)) is not None
-                },
+                **given,
             )
         )
     raise LookupError(f"A change of the kind {change.name} has no frame in this release.")

@@ -20,6 +20,7 @@ from nx_signal.activities.preview import Preview
 from nx_signal.activities.replay import Replay
 from nx_signal.delivery.operator import Operator
 from nx_signal.delivery.polling import Polling
+from nx_signal.identity.tickets import Tickets
 from nx_signal.inbox.service import Inbox
 from nx_signal.ports import Journal
 from nx_signal.rest.access import Authorizer
@@ -30,12 +31,14 @@ from nx_signal.rest.dead_letters import dead_letter_routes
 from nx_signal.rest.doc import doc_routes
 from nx_signal.rest.events import event_routes
 from nx_signal.rest.explain import explain_routes
+from nx_signal.rest.marks import mark_routes
 from nx_signal.rest.members import member_routes
 from nx_signal.rest.notifications import notification_routes
 from nx_signal.rest.openapi import document
 from nx_signal.rest.operations import StreamJwks, operation_routes
 from nx_signal.rest.problems import Problem, register_problems
 from nx_signal.rest.route import Route
+from nx_signal.rest.tickets import ticket_routes
 from nx_signal.sse.server import EventServer
 from nx_signal.store import DeadLetters, Directory, Members
 from nx_signal.telemetry.health import Health
@@ -100,6 +103,7 @@ def create_app(
     replay: Replay,
     directory: Directory,
     members: Members,
+    tickets: Tickets,
     operator: Operator,
     polling: Polling,
     events: EventServer,
@@ -130,10 +134,12 @@ def create_app(
     for routes in (
         change_routes(authorizer, polling),  # before /notifications/<id>
         notification_routes(authorizer, inbox, renderer),
+        mark_routes(authorizer, inbox),
         activity_routes(authorizer, journal, event_types, preview, notification_bytes),
         explain_routes(authorizer, explain),
         dead_letter_routes(authorizer, dead_letters, replay),
         member_routes(authorizer, directory, members),
+        ticket_routes(authorizer, tickets),
         client_routes(authorizer, operator),
     ):
         app.register_blueprint(routes, url_prefix=BASE_PATH + (routes.url_prefix or ""))

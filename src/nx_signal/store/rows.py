@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from datetime import datetime
 from typing import TypeAlias
 
 from nx_signal.errors import HistoryLost
-from nx_signal.model import Change, Created, InboxSummary, Notification
+from nx_signal.model import Change, Created, InboxSummary, Json, Notification
 from nx_signal.model.changes import Logged, from_log, to_log
 from nx_signal.model.notifications import ROW_FIELDS, ROW_FLAGS
-from nx_signal.model.text import json_value
+from nx_signal.model.text import encode_json, json_value
 from nx_signal.store.driver import Row, Tx
 
 HEAD_FIELDS = tuple(field.name for field in fields(InboxSummary))
@@ -36,8 +36,9 @@ def change(row: Row, after: str | None) -> Change:
     """Of a row of inbox_creation or of inbox_change."""
     step = (row["recipient_id"], row["rev"], row["unread"], row["total"], row["unseen"])
     if "kind" in row:
-        return from_log(*step, row["history"], after, row["kind"], json.loads(row["detail"]))
-    return Created(*step, str(row["id"]), after, notification(row))
+        return from_log(*step, row["history"], after, row["kind"], json_value(row["detail"]))
+    replaces = tuple(json_value(row["replaces"])) if row["replaces"] else ()
+    return Created(*step, str(row["id"]), after, notification(row), replaces)
 
 
 def summary(row: Row) -> InboxSummary:
@@ -53,6 +54,24 @@ async def lock(tx: Tx, recipient_id: str) -> InboxSummary:
         row = await tx.one("lock", recipient_id=recipient_id)
         assert row is not None  # noqa: S101 - it is locked
     return summary(row)
+
+
+async def lock_all(tx: Tx, recipient_ids: Collection[str]) -> dict[str, InboxSummary]:
+    """Of several inboxes, as `lock`, in ascending order everywhere; the heads that are missing are made."""
+    ids = list(recipient_ids)
+    await tx.run("lock_or_create", recipient_ids=ids)
+    return {row["recipient_id"]: summary(row) for row in await tx.all("heads", recipient_ids=ids)}
+
+
+def gone(row: Row, recipient_id: str, rev: int) -> Json:
+    """A row that leaves its inbox with the change at `rev`."""
+    return {"id": row["id"], "recipient_id": recipient_id, "is_read": bool(row["is_read"]), "rev": rev}
+
+
+async def take_out(tx: Tx, rows: Sequence[Json]) -> None:
+    """Soft, for good: rows as `gone` gives them, of any inboxes that are locked."""
+    if rows:
+        await tx.run("take_out", rows=encode_json(rows).decode(), deleted_at=tx.now())
 
 
 async def require_held(tx: Tx, head: InboxSummary, rev: int | None, history: str | None) -> None:
@@ -104,18 +123,31 @@ def after(head: InboxSummary, change: Change) -> InboxSummary:
 
 async def advance(tx: Tx, change: Logged, lost: Loss) -> None:
     """Set the locked head and the counts of its types, and log the change that led there."""
-    kind, detail = to_log(change)
-    await tx.run(
-        "advance",
-        recipient_id=change.recipient_id,
-        rev=change.rev,
-        total=change.total,
-        unread=change.unread,
-        unseen=change.unseen,
-        history=change.history,
-        kind=kind,
-        detail=detail,
-        types=list(lost),
-        totals=[total for total, _, _ in lost.values()],
-        unreads=[unread for _, unread, _ in lost.values()],
-    )
+    await advance_all(tx, [(change, lost)])
+
+
+async def advance_all(tx: Tx, steps: Sequence[tuple[Logged, Loss]]) -> None:
+    """As `advance`, of several inboxes, a step each."""
+    changes, losses = [], []
+    for change, lost in steps:
+        kind, detail = to_log(change)
+        for name, value in detail.items():
+            if isinstance(value, datetime):
+                detail[name] = tx.dialect.moment(value)
+        changes.append(
+            {
+                "recipient_id": change.recipient_id,
+                "rev": change.rev,
+                "total": change.total,
+                "unread": change.unread,
+                "unseen": change.unseen,
+                "history": change.history,
+                "kind": kind,
+                "detail": encode_json(detail).decode(),
+            }
+        )
+        for type, (total, unread, _) in lost.items():
+            losses.append(
+                {"recipient_id": change.recipient_id, "type": type, "total": total, "unread": unread}
+            )
+    await tx.run("advance", changes=encode_json(changes).decode(), losses=encode_json(losses).decode())

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from nx_signal.model import RETRYABLE_OUTCOMES, Handled, Trace
 from nx_signal.model.text import escaped, storable
-from nx_signal.store.driver import Driver, Tx
+from nx_signal.store.driver import Driver, Row, Tx
 from nx_signal.store.maintenance import LOCK_NAMESPACE
 
 
@@ -24,7 +24,7 @@ class Traces:
 
         Where the digest is another one than that of the activity that has this identity, the trace becomes
         one of a conflict, under its position, and the first one's reason mentions it. The traces as they
-        are then, in the same order."""
+        are then, in the same order, `corrected` where the activity has a correction by now."""
         return await self._driver.write(_add, traces) if traces else ()
 
     async def handled(self, activity_ids: Collection[str]) -> Mapping[str, Handled]:
@@ -87,17 +87,21 @@ def _one_for_each(traces: Iterable[Trace]) -> list[Trace]:
 
 
 async def _add(tx: Tx, traces: Sequence[Trace]) -> Sequence[Trace]:
-    handled = await _handled(tx, sorted({trace.activity_id for trace in traces if trace.digest}))
+    known = await _known(tx, sorted({trace.activity_id for trace in traces if trace.digest}))
+    corrected = {row["activity_id"] for row in known if row["corrected"]}
+    handled = _of_rows(known)
     added, noted = [], {}
     for trace in traces:
         first = handled.setdefault(trace.activity_id, Handled(trace.position, trace.digest))
         if trace.digest and first.digest and trace.digest != first.digest:
             noted[trace.activity_id] = f"{_NOTE} at {trace.position}, which made no second notification."
             trace = _conflict(trace, first.position)  # noqa: PLW2901
+        elif trace.activity_id in corrected:
+            trace = replace(trace, corrected=True)  # noqa: PLW2901
         added.append(trace)
-    rows = [asdict(trace) | {"handled_at": None} for trace in _one_for_each(added)]
+    rows = [_given(trace) for trace in _one_for_each(added)]
     for row in rows:
-        row["reason"] = None if row["reason"] is None else escaped(row["reason"])
+        row["reason"] = None if row["reason"] is None else escaped(str(row["reason"]))
     await tx.run(
         "add_traces", traces=json.dumps(rows), handled_at=tx.now(), retryable=sorted(RETRYABLE_OUTCOMES)
     )
@@ -120,9 +124,22 @@ def _conflict(trace: Trace, first_position: str) -> Trace:
     )
 
 
+def _given(trace: Trace) -> dict[str, object]:
+    given = asdict(trace)
+    del given["handled_at"], given["corrected"]
+    return given
+
+
 async def _handled(tx: Tx, activity_ids: list[str]) -> dict[str, Handled]:
-    rows = await tx.all("handled", activity_ids=activity_ids) if activity_ids else ()
-    return {row["activity_id"]: Handled(row["position"], row["digest"]) for row in rows}
+    return _of_rows(await _known(tx, activity_ids))
+
+
+async def _known(tx: Tx, activity_ids: list[str]) -> Sequence[Row]:
+    return await tx.all("handled", activity_ids=activity_ids) if activity_ids else ()
+
+
+def _of_rows(rows: Sequence[Row]) -> dict[str, Handled]:
+    return {row["activity_id"]: Handled(row["position"], row["digest"]) for row in rows if row["handled"]}
 
 
 async def _with_id(tx: Tx, first: str, end: str, limit: int) -> list[str]:

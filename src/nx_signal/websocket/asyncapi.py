@@ -20,6 +20,7 @@ from nx_signal.websocket import channel, protocol
 
 Base64 = Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
 Version = Annotated[int, Meta(ge=1, le=channel.MAX_VERSION)]
+Scheme = Literal["Bearer", "Ticket"]
 Room = Annotated[str, Meta(min_length=1, max_length=MAX_ROOM_CHARS)]
 
 
@@ -46,11 +47,12 @@ class Choice(Struct):
 
 
 class Credentials(Struct, rename="camel"):
-    """`publicKey`, on version 1: a P-256 point in padded base64, 65 bytes (33 compressed are taken too)."""
+    """`token`: a JWT, or with the type `Ticket` what `POST /tickets` gave for the purpose `stream`.
+    `publicKey`, on version 1: a P-256 point in padded base64, 65 bytes (33 compressed are taken too)."""
 
     token: str
     public_key: Base64 | UnsetType = UNSET
-    type: Literal["Bearer"] = "Bearer"
+    type: Scheme = "Bearer"
     resume: ResumeFrom | UnsetType = UNSET
 
 
@@ -59,7 +61,10 @@ class Rooms(Struct):
 
 
 class Token(Struct):
+    """As in `authenticate`."""
+
     token: str
+    type: Scheme = "Bearer"
 
 
 class Sealed(Struct):
@@ -188,7 +193,7 @@ FROM_CLIENT = (
         "refresh",
         "refresh",
         Token,
-        "Sealed. Go on with another token of the same user.",
+        "Sealed. Go on with another token, or a ticket, of the same user.",
         {"token": "eyJhbGciOiJSUzI1NiJ9.e30.c2ln"},
     ),
     Message("sealedByClient", "encrypted", Sealed, "Any message, sealed.", _SEALED),

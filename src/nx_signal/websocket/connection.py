@@ -27,6 +27,7 @@ from nx_signal.websocket.channel import Offer
 from nx_signal.websocket.decisions import (
     Authenticate,
     Close,
+    Credential,
     Decision,
     Hello,
     Join,
@@ -63,12 +64,18 @@ CLOSE_WITHIN_S = 3.0
 """For the peer's half of the closing handshake; then the connection is dropped."""
 
 
+class _TooManyTickets(Exception):
+    """That were not valid, from this address."""
+
+
 @dataclass(kw_only=True, eq=False)
 class StreamParts:
-    """What all connections of a server use."""
+    """What all connections of a server use. `use_ticket` gives the principal of a ticket, as `verify` that of
+    a token; it may raise StoreUnavailable."""
 
     admission: Admission
     verify: Verify
+    use_ticket: Verify
     static_key: StaticKey
     versions: Collection[int]
     limits: Limits
@@ -101,6 +108,7 @@ class Connection(WireObserver):
         "_reading",
         "_session",
         "_static_key",
+        "_use_ticket",
         "_verify",
         "_visit",
         "_ws",
@@ -118,6 +126,7 @@ class Connection(WireObserver):
         self._visit = visit
         self._admission = parts.admission
         self._verify = parts.verify
+        self._use_ticket = parts.use_ticket
         self._static_key = parts.static_key
         self._limits = parts.limits
         self._metrics = parts.metrics
@@ -258,8 +267,8 @@ class Connection(WireObserver):
                 case Resume(rev, history):
                     assert self._session  # noqa: S101
                     self._session.resume(rev, history)
-                case Refresh(token):
-                    await self._refresh(token)
+                case Refresh(credential):
+                    await self._refresh(credential)
 
     def _send(self, frame: SendFrame) -> None:
         """A frame of the protocol. A client that floods and does not read loses answers."""
@@ -296,7 +305,7 @@ class Connection(WireObserver):
         protocol, handshakes = self._protocol, self._metrics.handshakes
         try:
             with trio.fail_after(FINISH_AUTHENTICATION_WITHIN_S):
-                principal = await self._verify(request.token)
+                principal = await self._principal(request.credential)
                 if not self._limits.handshake_of(principal.user_id):
                     handshakes.labels("flood").inc()
                     await self._close(protocol.close(TOO_MANY_REQUESTS))
@@ -309,6 +318,10 @@ class Connection(WireObserver):
                 self._client_limits.authenticated(principal.user_id)
                 session = self._session = self._admission.open(protocol.client_id, principal, self)
                 head = await self._admission.admit(session)
+        except _TooManyTickets:
+            handshakes.labels("flood").inc()
+            await self._close(protocol.close(TOO_MANY_REQUESTS))
+            return
         except TokenRejected:
             handshakes.labels("refused").inc()
             await self._execute(protocol.refuse())
@@ -339,21 +352,34 @@ class Connection(WireObserver):
         handshakes.labels("accepted").inc()
         self._metrics.versions.labels(str(protocol.version)).inc()
 
+    async def _principal(self, credential: Credential) -> Principal:
+        """Raises TokenRejected, _TooManyTickets, StoreUnavailable or IssuerUnavailable."""
+        if not credential.is_ticket:
+            return await self._verify(credential.text)
+        address = self._visit.client or self._visit.peer
+        if not self._limits.ticket_from(address):
+            raise _TooManyTickets
+        principal = await self._use_ticket(credential.text)
+        self._limits.ticket_was_valid(address)
+        return principal
+
     async def _join(self, rooms: tuple[str, ...], malformed: tuple[str, ...]) -> None:
         session = self._session
         assert session  # noqa: S101 - the protocol gives this only when live
         await self._admission.enter(session, rooms, malformed)
 
-    async def _refresh(self, token: str) -> None:
+    async def _refresh(self, credential: Credential) -> None:
         session = self._session
         assert session  # noqa: S101
         try:
-            principal = await self._verify(token)
+            principal = await self._principal(credential)
             if principal.user_id != session.user_id:
                 raise TokenRejected("The token is another user's.")
         except TokenRejected:
             await self._execute(self._protocol.refuse())
-        except IssuerUnavailable:
+        except _TooManyTickets:
+            await self._close(self._protocol.close(TOO_MANY_REQUESTS))
+        except (StoreUnavailable, IssuerUnavailable):
             pass  # the session's present token still counts
         else:
             session.renew(principal)

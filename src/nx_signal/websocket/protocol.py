@@ -24,6 +24,7 @@ from nx_signal.websocket.channel import VERSION, BadHello, Channel, Offer, answe
 from nx_signal.websocket.decisions import (
     Authenticate,
     Close,
+    Credential,
     Decision,
     Hello,
     Join,
@@ -54,6 +55,9 @@ REMEMBERED_IVS = 1_024
 """Of the client's last sealed frames, 12 bytes each: a replayed one is refused."""
 MAX_MESSAGE_BYTES = 131_072
 ALL_VERSIONS = frozenset({1, VERSION})
+TICKET = "ticket"
+SCHEMES = ("bearer", TICKET)
+"""The `type` of what `authenticate` and `refresh` have as `token`, in small letters."""
 
 # Close codes and reasons
 AUTHENTICATION_TIMEOUT = (4001, "Authentication timeout")
@@ -250,8 +254,7 @@ class Protocol:
             resume = _resume(data)
             return [self._error("Invalid message format") if resume is None else resume]
         if event == "refresh":
-            token = data.get("token") if isinstance(data, dict) else None
-            return [Refresh(token if isinstance(token, str) else "")]
+            return [Refresh(_credential(data))]
         return []
 
     def _authenticate(self, data: Any, now_s: float) -> Decision:
@@ -260,10 +263,8 @@ class Protocol:
         self._deadline_s = now_s + FINISH_AUTHENTICATION_WITHIN_S
         if not isinstance(data, dict):
             data = {}
-        token, scheme = data.get("token"), data.get("type", "Bearer")
-        usable = isinstance(token, str) and isinstance(scheme, str) and scheme.lower() == "bearer"
         return Authenticate(
-            token=token if usable else "",
+            credential=_credential(data),
             public_key=data.get("publicKey"),
             resume=_resume(data.get("resume")),
         )
@@ -336,6 +337,13 @@ def _object(raw: bytes) -> dict[str, Any] | None:
     except msgspec.DecodeError:
         return None
     return decoded if isinstance(decoded, dict) else None
+
+
+def _credential(data: Any) -> Credential:
+    given = data if isinstance(data, dict) else {}
+    text, scheme = given.get("token"), given.get("type", "Bearer")
+    kind = scheme.lower() if isinstance(scheme, str) else ""
+    return Credential(text if isinstance(text, str) and kind in SCHEMES else "", kind == TICKET)
 
 
 def _resume(data: Any) -> Resume | None:
