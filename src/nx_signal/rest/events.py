@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from quart import Blueprint, Response, request
 
 from nx_signal.delivery.rooms import MAX_ROOMS_PER_REQUEST
+from nx_signal.ports import Verify
 from nx_signal.rest.access import Authorizer
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.route import TEXTS, Call, EventStream, Example, route
@@ -49,18 +50,24 @@ class EventParameters(Struct, rename="camel"):
             description="The id of the last event that the client has; the header Last-Event-ID precedes it."
         ),
     ] = ""
+    ticket: Annotated[
+        str,
+        Meta(description="Of the purpose `events`, where there is no Authorization."),
+    ] = ""
     rooms: Annotated[
         str, Meta(description="Rooms to join, separated by commas; an `error` names those that are refused.")
     ] = ""
 
 
-def event_routes(authorizer: Authorizer, events: EventServer, *, plaintext: bool) -> Blueprint:
-    """`plaintext`: also where others may read it on its way."""
+def event_routes(
+    authorizer: Authorizer, events: EventServer, use_ticket: Verify, *, plaintext: bool
+) -> Blueprint:
+    """`use_ticket` gives the principal of a ticket. `plaintext`: also where others may read it on its way."""
     routes = Blueprint("events", __name__)
 
     @routes.get("/events")
     @route(
-        authorizer,
+        authorizer.or_ticket(use_ticket),
         "The stream, as Server-Sent Events",
         query=EventParameters,
         answers={200: EventStream},
