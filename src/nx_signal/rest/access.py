@@ -7,6 +7,7 @@ from typing import cast
 from quart import g, request
 
 from nx_signal.identity.permissions import Access
+from nx_signal.identity.tickets import TicketPurpose, Tickets
 from nx_signal.model import Principal
 from nx_signal.ports import Verify
 from nx_signal.rest.problems import Problem, unauthorized
@@ -21,37 +22,30 @@ class Authorizer:
     """Admits requests that have a valid token, are within their user's rate and have the permission that the
     route requires."""
 
-    def __init__(
-        self, verify: Verify, access: Access, limits: RequestLimits, use_ticket: Verify | None = None
-    ) -> None:
+    def __init__(self, verify: Verify, tickets: Tickets, access: Access, limits: RequestLimits) -> None:
         self._verify = verify
+        self._tickets = tickets
         self._access = access
         self._limits = limits
-        self._use_ticket = use_ticket
 
-    def or_ticket(self, use_ticket: Verify) -> Authorizer:
-        """For a route that takes a ticket in its query, too, from a client that cannot send a header."""
-        return Authorizer(self._verify, self._access, self._limits, use_ticket)
-
-    async def authorize(self, permission: str | None) -> Principal:
-        """The caller of the current request. Raises a 401 or 429 Problem, TokenRejected, Forbidden, or the
-        Unavailable of the issuer or the store."""
-        caller = await self._authenticate()
+    async def authorize(self, permission: str | None, purpose: TicketPurpose | None = None) -> Principal:
+        """The caller of the current request. With `purpose` a ticket for it, in the parameter `ticket`, will
+        do instead of a token. Raises a 401 or 429 Problem, TokenRejected, Forbidden, or the Unavailable of
+        the issuer or the store."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            caller = await self._verify(token.strip())
+        elif purpose is not None and (ticket := request.args.get("ticket")):
+            caller = await self._tickets.use(ticket, purpose)
+        else:
+            or_ticket = "" if purpose is None else f", or ?ticket=… with one of the purpose {purpose}"
+            raise unauthorized(f"Send a token: Authorization: Bearer …{or_ticket}", token_given=False)
         if (visit := cast("Visit | None", request.scope.get("visit"))) is not None:
             visit.authenticated(request=True)
         self._count(caller.user_id)
         if permission is not None:
             await self._access.require(caller, permission)
         return caller
-
-    async def _authenticate(self) -> Principal:
-        header, ticket = request.headers.get("Authorization", ""), request.args.get("ticket", "")
-        if self._use_ticket is not None and ticket and not header:
-            return await self._use_ticket(ticket)
-        scheme, _, token = header.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise unauthorized("Send a token: Authorization: Bearer …", token_given=False)
-        return await self._verify(token.strip())
 
     def _count(self, user_id: str) -> None:
         """Raises a 429 Problem for a request above the quota."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Collection, Mapping
-from functools import partial
 from typing import Any
 
 import structlog
@@ -147,9 +146,7 @@ def create_app(
     app.register_blueprint(
         operation_routes(authorizer, health, metrics, jwks, stream_jwks, apart=operations_apart)
     )
-    app.register_blueprint(
-        event_routes(authorizer, events, partial(tickets.use, purpose="events"), plaintext=events_plaintext)
-    )
+    app.register_blueprint(event_routes(authorizer, events, plaintext=events_plaintext))
     pages = doc_routes(document(app, path_prefix), path_prefix)
     app.register_blueprint(pages, url_prefix="/doc")
     app.register_blueprint(pages, url_prefix=f"{BASE_PATH}/doc", name="doc-under-base")

@@ -10,7 +10,6 @@ from msgspec import Meta, Struct
 from quart import Blueprint, Response, request
 
 from nx_signal.delivery.rooms import MAX_ROOMS_PER_REQUEST
-from nx_signal.ports import Verify
 from nx_signal.rest.access import Authorizer
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.route import TEXTS, Call, EventStream, Example, route
@@ -37,7 +36,7 @@ data: {"rev":8,"history":"132452764876836864","unread":3,"unseen":2,"total":5,"r
 
 id: 9.9f86d081884c7d65
 event: observation/signal/notification/deleted
-data: {"ids":["132452764876836863"],"rev":9,"unread":2,"unseen":1,"history":"9f86d081884c7d65"}
+data: {"ids":["132452764876836863"],"rev":9,"unread":2,"unseen":1,"total":4,"history":"9f86d081884c7d65"}
 """
 
 
@@ -50,25 +49,20 @@ class EventParameters(Struct, rename="camel"):
             description="The id of the last event that the client has; the header Last-Event-ID precedes it."
         ),
     ] = ""
-    ticket: Annotated[
-        str,
-        Meta(description="Of the purpose `events`, where there is no Authorization."),
-    ] = ""
     rooms: Annotated[
         str, Meta(description="Rooms to join, separated by commas; an `error` names those that are refused.")
     ] = ""
 
 
-def event_routes(
-    authorizer: Authorizer, events: EventServer, use_ticket: Verify, *, plaintext: bool
-) -> Blueprint:
-    """`use_ticket` gives the principal of a ticket. `plaintext`: also where others may read it on its way."""
+def event_routes(authorizer: Authorizer, events: EventServer, *, plaintext: bool) -> Blueprint:
+    """`plaintext`: also where others may read it on its way."""
     routes = Blueprint("events", __name__)
 
     @routes.get("/events")
     @route(
-        authorizer.or_ticket(use_ticket),
+        authorizer,
         "The stream, as Server-Sent Events",
+        ticket="events",
         query=EventParameters,
         answers={200: EventStream},
         problems=(403,),
@@ -77,7 +71,8 @@ def event_routes(
     async def events_(call: Call[EventParameters, None]) -> Response:
         """The frames of the stream: `event` is the topic, `data` one line of JSON, `id` the place in the
         inbox's log. With `Last-Event-ID` what came after it follows, then a `state`; without it a `state` is
-        first. Only over TLS, or from this machine, unless the server allows it otherwise."""
+        first. Only over TLS, or from this machine, unless the server allows it otherwise. `ticket` takes what
+        `POST /tickets` gave for the purpose `events`: it is used by one request, whatever the answer."""
         visit = cast("Visit | None", request.scope.get("visit"))
         if not plaintext and visit is not None and not visit.is_confidential(request.scope["headers"]):
             raise Problem(403, PLAINTEXT, "plaintext_refused")
