@@ -48,6 +48,9 @@ from nx_signal.model.activities import (
     Activity as Activity,
 )
 from nx_signal.model.activities import (
+    ActivityContext as ActivityContext,
+)
+from nx_signal.model.activities import (
     ActivityRow as ActivityRow,
 )
 from nx_signal.model.activities import (
@@ -63,10 +66,16 @@ from nx_signal.model.activities import (
     Json as Json,
 )
 from nx_signal.model.activities import (
+    OneScope as OneScope,
+)
+from nx_signal.model.activities import (
     Outcome as Outcome,
 )
 from nx_signal.model.activities import (
     Position as Position,
+)
+from nx_signal.model.activities import (
+    Reach as Reach,
 )
 from nx_signal.model.activities import (
     Record as Record,

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
-from nx_signal.model import RETRYABLE_OUTCOMES, Handled, Trace
-from nx_signal.model.text import escaped, storable
-from nx_signal.store.driver import Driver, Tx
+from nx_signal.model import RETRYABLE_OUTCOMES, ActivityContext, Handled, Reach, Trace
+from nx_signal.model.text import escaped, json_value, storable
+from nx_signal.store.driver import Driver, Row, Tx
 from nx_signal.store.maintenance import LOCK_NAMESPACE
 
 
@@ -95,9 +95,18 @@ async def _add(tx: Tx, traces: Sequence[Trace]) -> Sequence[Trace]:
             noted[trace.activity_id] = f"{_NOTE} at {trace.position}, which made no second notification."
             trace = _conflict(trace, first.position)  # noqa: PLW2901
         added.append(trace)
-    rows = [asdict(trace) | {"handled_at": None} for trace in _one_for_each(added)]
+    first_ones = _one_for_each(added)
+    rows = [asdict(replace(trace, context=None)) | {"handled_at": None} for trace in first_ones]
     for row in rows:
         row["reason"] = None if row["reason"] is None else escaped(row["reason"])
+    contexts = [_context_row(trace.activity_id, trace.context) for trace in first_ones if trace.context]
+    if contexts:  # before the traces, which tell the first one of an activity
+        await tx.run(
+            "add_contexts",
+            contexts=json.dumps(contexts),
+            handled_at=tx.now(),
+            retryable=sorted(RETRYABLE_OUTCOMES),
+        )
     await tx.run(
         "add_traces", traces=json.dumps(rows), handled_at=tx.now(), retryable=sorted(RETRYABLE_OUTCOMES)
     )
@@ -138,7 +147,24 @@ async def _ids(
 
 async def _get(tx: Tx, activity_id: str) -> Trace | None:
     row = await tx.one("trace", activity_id=activity_id)
-    return None if row is None else Trace(**row)
+    return None if row is None else _trace(row)
+
+
+def _context_row(activity_id: str, context: ActivityContext) -> dict[str, object]:
+    audience = [asdict(reach) for reach in context.audience]
+    return asdict(context) | {
+        "activity_id": activity_id,
+        "audience": json.dumps(audience, ensure_ascii=False) if audience else None,
+    }
+
+
+def _trace(row: Row) -> Trace:
+    """Of a row of `trace`, which has the columns of both."""
+    values = dict(row)
+    audience = json_value(values.pop("audience") or "[]")
+    kept = {name: values.pop(name) for name in ("traceparent", "tracestate", "dataschema", "excluded_actor")}
+    context = ActivityContext(audience=tuple(Reach(**reach) for reach in audience), **kept)
+    return Trace(**values, context=None if context == ActivityContext() else context)
 
 
 async def _excess(tx: Tx, before: datetime | None, most: int) -> datetime | None:
@@ -153,10 +179,12 @@ async def _remove_up_to(tx: Tx, moment: datetime, limit: int) -> int:
     alone = await tx.one("expire_alone", namespace=LOCK_NAMESPACE)
     if alone is None or not alone["alone"]:
         return 0
+    await tx.run("remove_contexts", moment=moment, limit=limit)
     return await tx.run("remove_traces", moment=moment, limit=limit)
 
 
 async def _prune(tx: Tx, before: datetime, limit: int) -> int:
+    await tx.run("remove_contexts", moment=before - timedelta(milliseconds=1), limit=limit)
     return await tx.run("prune_contents", before=before, limit=limit) + await tx.run(
         "prune_traces", before=before, limit=limit
     )
