@@ -531,7 +531,8 @@ def test_rest_is_below_the_same_path_as_the_stream(stream: str, rest: str) -> No
 
 def test_an_explanation_prints_no_control_character_of_a_publisher() -> None:
     type, reason = "\x1b]0;title\x07X", "\x1b[2J"
-    trace = ActivityTrace("t/0/1", type, None, None, 0, "unknown_type", reason, "2026-01-01")
+    nothing = (None, None, None, "https://x\x1b[2J")
+    trace = ActivityTrace("t/0/1", type, None, None, 0, "unknown_type", reason, "2026-01-01", [], *nothing)
     found = ActivityExplanation("e\x1b[2J", "e", trace, 0, [], [])
     assert all(line.isprintable() for line in _lines(found))
 

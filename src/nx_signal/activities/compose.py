@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.drafts import Announce
 from nx_signal.activities.limits import NOTIFICATION_BYTES
@@ -31,8 +33,9 @@ def compose_activities(
     metrics: Metrics,
     push_to_members: PushToMembers | None = None,
     notification_bytes: int = NOTIFICATION_BYTES,
+    types: Mapping[str, str] = NO_TYPES,
 ) -> Activities:
-    """`push_to_members` is None where no client is connected."""
+    """`push_to_members` is None where no client is connected. `types`: a CloudEvent's type → eventType."""
     processor = ActivityProcessor(
         registry=registry,
         renderer=renderer,
@@ -43,9 +46,10 @@ def compose_activities(
         metrics=metrics,
         push_to_members=push_to_members,
         notification_bytes=notification_bytes,
+        types=types,
     )
     return Activities(
         processor=processor,
         replay=Replay(processor, database.dead_letters, database.traces, metrics),
-        preview=Preview(registry, renderer, database.directory, notification_bytes),
+        preview=Preview(registry, renderer, database.directory, notification_bytes, types),
     )

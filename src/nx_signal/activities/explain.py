@@ -153,7 +153,7 @@ class Explain:
     async def _why_not(self, found: _Found, user_id: str) -> str:
         others, _ = await self._inbox.rows_of(found.activity_id, None, 1)
         memberships = (await self._directory.memberships([user_id]))[user_id]
-        return why_not(found.trace, others[0] if others else None, memberships)
+        return why_not(user_id, found.trace, others[0] if others else None, memberships)
 
 
 def recipient_delivery(

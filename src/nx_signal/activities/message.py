@@ -15,32 +15,34 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
-from nx_signal.activities.envelope import BYTE_ORDER_MARK, foreign, opened
+from nx_signal.activities.audience import Entries, addressed
+from nx_signal.activities.cloud_events import BYTE_ORDER_MARK, CONTENT_TYPE, NO_TYPES, STRUCTURED, opened
+from nx_signal.activities.envelope import foreign
+from nx_signal.activities.fields import (
+    MAX_ID_CHARS,
+    MAX_MESSAGE_BYTES,
+    MAX_MESSAGES,
+    MAX_RECIPIENTS,
+    MAX_SOURCE_CHARS,
+    Id,
+    Source,
+    rejected,
+)
 from nx_signal.activities.identity import digest_of, identity
 from nx_signal.activities.limits import json_bytes
 from nx_signal.activities.repair import REPLACEMENT, repaired, slices, spelled
+from nx_signal.activities.trace_context import context_of
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Activity, Json, Position, Record, Scope
+from nx_signal.model import Activity, Json, OneScope, Position, Record
 from nx_signal.model.json import JsonDecoder, TooDeep
 
-MAX_MESSAGE_BYTES = 1_048_576
-"""Kafka's own default limit of a message."""
-MAX_ID_CHARS = 256
-"""Ids are keys of indexes, and a UUID or a URN fits many times over."""
-MAX_SOURCE_CHARS = 2_048
-"""A URI reference."""
-MAX_RECIPIENTS = 10_000
-"""One message is one unit of work; a larger audience is what the scopes `org` and `merchant` are for."""
 MAX_DEPTH = 64
 """Levels of objects and lists: far below where JSON parsers fail, far above real messages."""
-MAX_MESSAGES = 1_000
-"""Messages in one body of POST /activities."""
-MAX_REASON_CHARS = 300
-"""The reason is kept with the dead letter and may quote the message."""
 MAX_EXPONENT = 308
 """Of a number, as of a double. Also bounds the work of writing one out."""
 MAX_DECIMALS = 1_000
@@ -49,12 +51,10 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 """Of moments; both leave room for any time zone's offset."""
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MOMENT = re.compile(r"[0-9W-]{8,10}([Tt ][0-9:.,]{2,18} ?([Zz]|[+-][0-9:]{2,8})?)?")
 _NO_POSITION = Position("unsent", 0, 0)
 
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
-Source = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
+_STRUCTURED: Mapping[str, bytes] = {CONTENT_TYPE: STRUCTURED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,16 @@ class _Identified(msgspec.Struct, rename="camel"):
 
 
 class ActivityMessage(msgspec.Struct, rename="camel"):
-    """One activity (CONTRACT §3): what happened, and whom it concerns. Unknown fields are ignored."""
+    """One activity (CONTRACT §3): what happened, and whom it concerns, by `recipientScope` or by `audience`.
+    Unknown fields are ignored."""
 
     event_type: Id
-    recipient_scope: Scope
     actor_id: Id
     organizer_id: Id
     occurred_at: str
+    recipient_scope: OneScope | None = None
+    audience: Entries | None = None
+    exclude_actor: bool | None = None
     actor: dict[str, Json] | None = None
     merchant_id: Id | None = None
     recipient_ids: Annotated[list[Id], msgspec.Meta(max_length=MAX_RECIPIENTS)] | None = None
@@ -107,34 +110,52 @@ _wire = JsonDecoder[ActivityMessage](ActivityMessage, float_hook=number)
 
 
 def decode(
-    record: Record, known: Container[str], notification_bytes: int | None = None
+    record: Record,
+    known: Container[str],
+    notification_bytes: int | None = None,
+    types: Mapping[str, str] = NO_TYPES,
 ) -> Activity | UnknownType:
     """The activity of a record, or `UnknownType` when its eventType is not in `known` (then nothing
     else of it is validated). `notification_bytes`: what its `data`, and its `actor`, may have as JSON.
+    `types`: the type of a CloudEvent → eventType.
 
     Scope `merchant` without a merchantId and scope `users` without recipientIds are well-formed:
     they name no recipients. Raises MessageRejected."""
-    return _decode(record.value, record.position, record.headers, known, notification_bytes)
+    return _decode(record.value, record.position, record.headers, known, notification_bytes, types)
 
 
-def best_effort_ids(record: Record) -> tuple[str, str | None]:
+def best_effort_ids(record: Record, types: Mapping[str, str] = NO_TYPES) -> tuple[str, str | None]:
     """(activity id, eventType) of a record that `decode` rejects, as far as they can be read; without an id,
     its position."""
-    event_id, source = _readable_ids(record.value)
+    event_id, source = _readable_ids(record.value, record.headers)
     with contextlib.suppress(MessageRejected):
         event_id = event_id or _header_id(record.headers)
         source = source or _header_source(record.headers)
-    type = event_type_of(record.value)
+    type = event_type_of(record.value, types, record.headers)
     return identity(event_id, source) if event_id else str(record.position), type
 
 
-def check(value: bytes, known: Container[str] | None = None, notification_bytes: int | None = None) -> None:
-    """Would `decode` take this message? Raises MessageRejected. Without `known` every type is known."""
-    _decode(value, _NO_POSITION, {}, known, notification_bytes)
+def check(
+    value: bytes,
+    known: Container[str] | None = None,
+    notification_bytes: int | None = None,
+    types: Mapping[str, str] = NO_TYPES,
+    *,
+    events: bool = False,
+) -> None:
+    """Would `decode` take this message? Raises MessageRejected. Without `known` every type is known.
+    `events`: it must be a CloudEvent."""
+    headers = _STRUCTURED if events else {}
+    _decode(value, _NO_POSITION, headers, known, notification_bytes, types)
 
 
 def split(
-    body: bytes, known: Container[str] | None = None, notification_bytes: int | None = None
+    body: bytes,
+    known: Container[str] | None = None,
+    notification_bytes: int | None = None,
+    types: Mapping[str, str] = NO_TYPES,
+    *,
+    events: bool = False,
 ) -> list[tuple[str, bytes]]:
     """(event id, message) for each message of a body that holds one, or a list of at most 1,000.
 
@@ -142,7 +163,7 @@ def split(
     generated here, and is then in the pair alone. Raises MessageRejected, naming the index in a list."""
     body = body.removeprefix(BYTE_ORDER_MARK)
     if not body.lstrip(b" \t\r\n").startswith(b"["):
-        check(body, known, notification_bytes)
+        check(body, known, notification_bytes, types, events=events)
         return [(_event_id(body), body)]
     messages = _parse(slices, body)
     if len(messages) > MAX_MESSAGES:
@@ -150,7 +171,7 @@ def split(
     pairs = []
     for index, message in enumerate(messages):
         try:
-            check(message, known, notification_bytes)
+            check(message, known, notification_bytes, types, events=events)
         except MessageRejected as error:
             text = str(error)
             rest = text.removeprefix("message") if text.startswith("message") else "." + text
@@ -159,10 +180,12 @@ def split(
     return pairs
 
 
-def event_type_of(message: bytes) -> str | None:
+def event_type_of(
+    message: bytes, types: Mapping[str, str] = NO_TYPES, headers: Mapping[str, bytes] = MappingProxyType({})
+) -> str | None:
     """As far as it can be read."""
     try:
-        return _typed.decode(opened(repaired(message)[0])).event_type
+        return _typed.decode(opened(repaired(message)[0], headers, types)).event_type
     except (MessageRejected, msgspec.DecodeError):
         return None
 
@@ -196,15 +219,9 @@ def readable(error: msgspec.ValidationError, root: str = "") -> MessageRejected:
     field = (root + path.rstrip("`").replace("[...]", "")).lstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
         return rejected(f"{field}.{missing[1]} is missing.".lstrip("."))
-    if field == "recipientScope":
+    if field in ("recipientScope", "audience.scope"):
         text = "expected `org`, `merchant` or `users`"
     return rejected(f"{field or 'message'}: {text[:1].lower()}{text[1:]}.")
-
-
-def rejected(text: str) -> MessageRejected:
-    """A MessageRejected whose text can itself be stored and logged, whatever it quotes."""
-    text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-    return MessageRejected(text if len(text) <= MAX_REASON_CHARS else text[:MAX_REASON_CHARS] + "…")
 
 
 def _decode(
@@ -213,12 +230,13 @@ def _decode(
     headers: Mapping[str, bytes],
     known: Container[str] | None,
     notification_bytes: int | None,
+    types: Mapping[str, str],
 ) -> Activity | UnknownType:
     if len(value) > MAX_MESSAGE_BYTES:
         raise rejected(f"message must be at most {MAX_MESSAGE_BYTES} bytes, not {len(value)}.")
     sent = value
     value, replaced = repaired(sent)
-    value = opened(value)
+    value = opened(value, headers, types)
     try:
         event_type = _parse(_typed.decode, value).event_type
     except MessageRejected as error:
@@ -226,21 +244,27 @@ def _decode(
     if known is not None and event_type not in known:
         return UnknownType(event_type)
     wire = _parse(_wire.decode, value)
-    event_id, source = _readable_ids(sent) if replaced else (wire.event_id, wire.event_source)
+    event_id, source = _readable_ids(sent, headers) if replaced else (wire.event_id, wire.event_source)
     given_id = event_id or _header_id(headers)
     source = source or _header_source(headers)
+    scope, reaches, users = addressed(
+        wire.recipient_scope, wire.recipient_ids, wire.audience, wire.organizer_id
+    )
     activity = Activity(
         id=identity(given_id, source) if given_id else str(position),
         given_id=given_id,
         source=source,
         digest=digest_of(value),
         type=event_type,
-        scope=wire.recipient_scope,
+        scope=scope,
         actor_id=wire.actor_id,
         actor=wire.actor or {},
         organizer_id=wire.organizer_id,
         merchant_id=wire.merchant_id,
-        recipient_ids=tuple(dict.fromkeys(wire.recipient_ids or ())),
+        recipient_ids=users,
+        audience=reaches,
+        exclude_actor=bool(wire.exclude_actor),
+        context=context_of(value, headers, reaches, wire.actor_id if wire.exclude_actor else None),
         data=wire.data or {},
         subject=wire.subject or None,
         occurred_at=moment(wire.occurred_at, "occurredAt"),
@@ -350,14 +374,14 @@ def _header(headers: Mapping[str, bytes], name: str, limit: int) -> str | None:
 
 def _event_id(message: bytes) -> str:
     """Of a message that `check` took; one of an unknown type may still hold anything there."""
-    return _readable_ids(message)[0] or str(uuid.uuid4())
+    return _readable_ids(message, {})[0] or str(uuid.uuid4())
 
 
-def _readable_ids(message: bytes) -> tuple[str | None, str | None]:
+def _readable_ids(message: bytes, headers: Mapping[str, bytes]) -> tuple[str | None, str | None]:
     """The eventId and the eventSource; None where there is none that can be one. What no store holds is
     spelled in them."""
     try:
-        found = _identified.decode(opened(spelled(message)))
+        found = _identified.decode(opened(spelled(message), headers, NO_TYPES))
     except (MessageRejected, msgspec.DecodeError):
         return None, None
     return found.event_id, found.event_source

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
-from quart import Blueprint
+from quart import Blueprint, request
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.message import ActivityMessage, event_type_of, split, unknown_type
 from nx_signal.activities.preview import MAX_SHOWN, LocaleFrom, Preview, Previewed
 from nx_signal.errors import MessageRejected
@@ -14,11 +16,9 @@ from nx_signal.model import Rule, Scope
 from nx_signal.model.wire import Count
 from nx_signal.ports import Journal
 from nx_signal.rest.access import Authorizer
+from nx_signal.rest.cloud_events import MEDIA, STRUCTURED_JSON, message_body, traced
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.route import Call, Example, route
-
-MAX_MESSAGES = 1000
-"""Of one POST: as many as one transaction of the journal takes."""
 
 MAX_NAMED = 10
 """Unknown event types in one refusal: each is compared with all that are known."""
@@ -123,8 +123,10 @@ def activity_routes(
     event_types: frozenset[str] | None,
     preview: Preview,
     notification_bytes: int,
+    types: Mapping[str, str] = NO_TYPES,
 ) -> Blueprint:
-    """Published messages are appended to the journal. Without `event_types` any type is accepted."""
+    """Published messages are appended to the journal. Without `event_types` any type is accepted. `types`:
+    the type of a CloudEvent → eventType."""
     routes = Blueprint("activities", __name__)
 
     @routes.post("/activities")
@@ -135,22 +137,25 @@ def activity_routes(
         query=PublishParameters,
         problems=(422,),
         body=ActivityMessage | list[ActivityMessage],
+        media=MEDIA,
         raw_body=True,
         answers={202: AcceptedActivities},
         example=Example(body=ACTIVITY, answer={"accepted": [{"eventId": "payment-42"}]}),
     )
     async def publish(call: Call[PublishParameters, bytes]) -> AcceptedActivities:
         """One message or a list of at most 1,000, all or none. They are durable before they are accepted;
-        repeating them with the same `eventId` makes no second notification."""
-        messages = split(call.body, event_types, notification_bytes)
-        if len(messages) > MAX_MESSAGES:
-            raise Problem(413, f"At most {MAX_MESSAGES} messages at once; these are {len(messages)}.")
+        repeating them with the same `eventId` makes no second notification. CloudEvents 1.0 are taken in all
+        modes: with `ce-` headers, as application/cloudevents+json and application/cloudevents-batch+json. A
+        `traceparent` header is kept with the activities."""
+        body = await message_body(request)
+        messages = split(body.messages, event_types, notification_bytes, types, events=body.events)
         unknown = [unknown_in(message) for _, message in messages]
         if call.query.strict and (named := [*dict.fromkeys(type for type in unknown if type)]):
             why = " ".join(unknown_type(type, event_types or ()) for type in named[:MAX_NAMED])
             raise Problem(422, why, "unknown_type")
         if messages:
-            await journal.append(messages)  # durable on return, and only then accepted
+            # Durable on return, and only then accepted.
+            await journal.append([(event_id, traced(each, request.headers)) for event_id, each in messages])
         return AcceptedActivities(
             [
                 AcceptedActivity(event_id, UNSET if type is None else True)
@@ -160,7 +165,7 @@ def activity_routes(
 
     def unknown_in(message: bytes) -> str | None:
         """Its event type, where that is not known."""
-        type = event_type_of(message)
+        type = event_type_of(message, types)
         return None if event_types is None or type in event_types else type
 
     @routes.post("/activities/preview")
@@ -169,6 +174,7 @@ def activity_routes(
         "See who would get what",
         permission="Activity.preview",
         body=ActivityMessage,
+        media={STRUCTURED_JSON: MEDIA[STRUCTURED_JSON]},
         raw_body=True,
         answers={200: ActivityPreview},
         problems=(422,),
@@ -178,7 +184,7 @@ def activity_routes(
         """One message, taken through the steps of a real one; nothing is written or sent. One that does not
         fit is a 422 with the reason that its dead letter would have."""
         try:
-            return _previewed(await preview.preview(call.body))
+            return _previewed(await preview.preview((await message_body(request)).messages))
         except MessageRejected as error:
             raise Problem(422, str(error), "invalid_message") from None
 

@@ -13,6 +13,7 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.routing import PathConverter
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.explain import Explain
 from nx_signal.activities.limits import NOTIFICATION_BYTES
@@ -102,6 +103,7 @@ def create_app(
     path_prefix: str = "",
     operations_apart: bool = False,
     notification_bytes: int = NOTIFICATION_BYTES,
+    cloud_event_types: Mapping[str, str] = NO_TYPES,
 ) -> QuartTrio:
     """The application, without a lifespan; server.http.Http serves it."""
     app = _App("nx_signal", static_folder=None, template_folder=None)
@@ -119,7 +121,7 @@ def create_app(
     _finish(app, frozenset(cors_origins))
     for routes in (
         notification_routes(authorizer, inbox, renderer),
-        activity_routes(authorizer, journal, event_types, preview, notification_bytes),
+        activity_routes(authorizer, journal, event_types, preview, notification_bytes, cloud_event_types),
         explain_routes(authorizer, explain),
         dead_letter_routes(authorizer, dead_letters, replay),
         member_routes(authorizer, directory, members),

@@ -91,6 +91,7 @@ def _types_of(each: Route) -> Iterator[Any]:
         yield each.query
     if each.body is not None:
         yield each.body
+    yield from (media.body for media in each.media.values())
 
 
 def _operation(
@@ -114,7 +115,11 @@ def _operation(
         operation["parameters"] = parameters
     if each.body is not None:
         content = {"schema": schema_of[id(each.body)]} | _example(each.example.body)
-        operation["requestBody"] = {"required": each.body_required, "content": {JSON: content}}
+        others = {
+            name: {"schema": schema_of[id(media.body)]} | _example(media.example)
+            for name, media in each.media.items()
+        }
+        operation["requestBody"] = {"required": each.body_required, "content": {JSON: content} | others}
     return operation
 
 

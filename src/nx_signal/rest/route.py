@@ -44,6 +44,14 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """What a body may be in another media type."""
+
+    body: Any
+    example: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """What is known of a route beside its method and path; `Route.of` finds it again."""
 
@@ -55,6 +63,8 @@ class Route:
     query: type[msgspec.Struct] | None
     body: Any
     body_required: bool
+    media: Mapping[str, Media]
+    """of the body, beside application/json"""
     answers: Mapping[int, Any]
     """status → type of the body; None: no body; str: text/plain"""
     problems: tuple[int, ...]
@@ -102,6 +112,7 @@ def route(
     body: Any = None,
     raw_body: bool = False,
     body_required: bool = True,
+    media: Mapping[str, Media] | None = None,
     answers: Mapping[int, Any],
     problems: tuple[int, ...] = (),
     headers: Mapping[str, str] | None = None,
@@ -111,8 +122,8 @@ def route(
 
     `path` gives the path's parameters types, as the handler calls them; those it leaves out are any text.
     Without `permission` any valid token will do; a PUBLIC route takes none. With `raw_body` the handler
-    gets bytes and validates them itself, by the type that `body` names. A handler that returns a Response
-    has answered itself."""
+    gets bytes and validates them itself, by the types that `body` and `media` name. A handler that returns
+    a Response has answered itself."""
     query_type, path_types, status = query, path or {}, next(iter(answers))
     decoder = None if body is None or raw_body else JsonDecoder[Any](body)
 
@@ -142,6 +153,7 @@ def route(
             query=query_type,
             body=body,
             body_required=body_required,
+            media=media or {},
             answers=answers,
             problems=problems,
             headers=headers or {},
