@@ -219,7 +219,7 @@ def readable(error: msgspec.ValidationError, root: str = "") -> MessageRejected:
     field = (root + path.rstrip("`").replace("[...]", "")).lstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
         return rejected(f"{field}.{missing[1]} is missing.".lstrip("."))
-    if field in ("recipientScope", "audience.scope"):
+    if field == "recipientScope" or (field.startswith("audience[") and field.endswith("].scope")):
         text = "expected `org`, `merchant` or `users`"
     return rejected(f"{field or 'message'}: {text[:1].lower()}{text[1:]}.")
 
