@@ -1,4 +1,4 @@
-"""CloudEvents in every mode through a whole instance, from Kafka and over HTTP, to the inbox and to explain."""
+"""CloudEvents in every mode, from Kafka and over HTTP, through a whole instance to the inbox and explain."""
 
 from __future__ import annotations
 

@@ -72,13 +72,13 @@ def opened(value: bytes, headers: Mapping[str, bytes], types: Mapping[str, str])
 
 
 def is_batch(headers: Mapping[str, bytes]) -> bool:
-    found = _FORMAT.match(headers.get(CONTENT_TYPE, b"")[:256].lstrip())
+    found = _format_of(headers)
     return found is not None and found[1] is not None
 
 
 def is_event(headers: Mapping[str, bytes]) -> bool:
     """Whether these are the headers of an event in binary mode."""
-    return HEADER + "specversion" in headers or HEADER + "type" in headers
+    return "ce_specversion" in headers or "ce_type" in headers
 
 
 def composed(attributes: Mapping[str, str], data: bytes) -> bytes:
@@ -117,7 +117,7 @@ def is_json(media_type: str) -> bool:
 
 def _event_of(value: bytes, headers: Mapping[str, bytes]) -> Attributes | None:
     """The members of an event in the JSON format; None where the value is no event."""
-    kind = _FORMAT.match(headers.get(CONTENT_TYPE, b"")[:256].lstrip())
+    kind = _format_of(headers)
     if kind is not None:
         if kind[2] is not None and kind[2].lower() != b"+json":
             raise rejected(f"content-type: {kind[0].decode()}; send {STRUCTURED.decode()}.")
@@ -134,6 +134,12 @@ def _event_of(value: bytes, headers: Mapping[str, bytes]) -> Attributes | None:
         except msgspec.DecodeError:
             return None  # named by its reader
     return None
+
+
+def _format_of(headers: Mapping[str, bytes]) -> re.Match[bytes] | None:
+    """Of the media types of CloudEvents, where the headers name one."""
+    found = headers.get(CONTENT_TYPE)
+    return None if found is None else _FORMAT.match(found[:256].lstrip())
 
 
 def _unless_kept(fields: Attributes | None) -> Attributes | None:

@@ -72,7 +72,10 @@ def context_of(
 ) -> ActivityContext | None:
     """What is kept with the trace of a message; None where that is nothing. A trace context of its own, which
     is where it began, counts before that of the headers. Raises msgspec.DecodeError for what is no object."""
-    kept = _kept.decode(message) if any(name in message for name in _NAMED) else _Kept()
+    named = any(name in message for name in _NAMED)
+    if not (named or audience or excluded_actor or "traceparent" in headers):
+        return None
+    kept = _kept.decode(message) if named else _Kept()
     parent, state = trace_context(kept.traceparent, kept.tracestate)
     if parent is None and "traceparent" in headers:
         of_headers = (headers.get(name, b"") for name in ("traceparent", "tracestate"))
