@@ -167,6 +167,7 @@ export class Stream {
   #socket;
   #token;
   #resume;
+  #type;
   #trusted;
   #onFrame;
   #handshake = new Handshake('nx-signal stream;offered:2;chosen:2');
@@ -179,8 +180,9 @@ export class Stream {
   #resolve;
   #reject;
 
-  /** `resume`: { rev, history } of the last frame that was seen, where there was one. */
-  constructor(url, { token, serverKeys, resume, onFrame = () => {}, onClose = () => {} }) {
+  /** `type`: Ticket where `token` is a ticket. `resume`: { rev, history } of the last frame that was seen, where there was one. */
+  constructor(url, { token, type = 'Bearer', serverKeys, resume, onFrame = () => {}, onClose = () => {} }) {
+    this.#type = type;
     [this.#token, this.#trusted, this.#resume, this.#onFrame] = [token, serverKeys, resume, onFrame];
     this.connected = new Promise((resolve, reject) => ([this.#resolve, this.#reject] = [resolve, reject]));
     this.#socket = new WebSocket(url);
@@ -231,7 +233,7 @@ export class Stream {
   async #answer({ event, data }) {
     if (event !== 'hello' || data.version !== 2) throw new Error(data?.message ?? 'The server does not choose version 2.');
     [this.#sending, this.#receiving] = await this.#handshake.finish(unbase64(data.message), this.#trusted);
-    await this.send('authenticate', { type: 'Bearer', token: this.#token, resume: this.#resume });
+    await this.send('authenticate', { type: this.#type, token: this.#token, resume: this.#resume });
   }
 
   #fail(error) {

@@ -112,6 +112,7 @@ class FakeTransport:
         self.payloads: list[bytes] = []
         self.kinds: list[FrameKind] = []
         self.queued_bytes = 0
+        self.encrypted = True
         self.closed_for: CloseReason | None = None
         self.session: Session
         self._refused = False

@@ -97,12 +97,15 @@ class PlainServer:
         (credentials,) = protocol.receive(await ws.get_message(), trio.current_time())
         assert isinstance(credentials, Authenticate)
         (connected,) = protocol.accept(
-            credentials.token, credentials.public_key, format_timestamp(now()) or "", trio.current_time()
+            credentials.credential.text,
+            credentials.public_key,
+            format_timestamp(now()) or "",
+            trio.current_time(),
         )
         assert isinstance(connected, SendFrame)
         await ws.send_message(connected.text.decode())
         to_client, items = trio.open_memory_channel[bytes | tuple[str, Json]](CHANNEL_ITEMS)
-        self.clients[credentials.token] = PlainClient(ws, protocol, to_client)
+        self.clients[credentials.credential.text] = PlainClient(ws, protocol, to_client)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, ws, protocol, items)
@@ -280,9 +283,11 @@ def created(user: str, rev: int) -> Created:
         data=DATA,
         is_read=False,
         read_at=None,
+        is_seen=False,
+        archived_at=None,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
-    return Created(user, rev, rev, rev, str(rev), str(rev - 1) if rev > 1 else "", notification)
+    return Created(user, rev, rev, rev, rev, str(rev), str(rev - 1) if rev > 1 else "", notification)
 
 
 async def verify(token: str) -> Principal:

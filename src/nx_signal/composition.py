@@ -20,12 +20,15 @@ from nx_signal.activities.registry import Registry
 from nx_signal.activities.replay import Replay
 from nx_signal.delivery.compose import Delivery, compose_delivery
 from nx_signal.delivery.peers import OTHERS_SHOWN_S
+from nx_signal.delivery.polling import Polling
+from nx_signal.identity.tickets import Tickets
 from nx_signal.inbox.maintenance import InboxMaintenance
 from nx_signal.inbox.pruning import KEEP_ALL, Bounds, Pruning
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import RelayMessage
 from nx_signal.ports import Now, Relay, Verify
 from nx_signal.server.limits import Limits
+from nx_signal.sse.server import EventServer
 from nx_signal.store import Database
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
@@ -44,7 +47,10 @@ class Parts:
     inbox: Inbox
     maintenance: InboxMaintenance
     pruning: Pruning
+    tickets: Tickets
     websocket: WebSocketServer
+    events: EventServer
+    polling: Polling
     health: Health
     metrics: Metrics
 
@@ -103,12 +109,22 @@ def compose(
         notification_bytes=notification_bytes,
         types=cloud_event_types,
     )
+    tickets = Tickets(database.tickets)
+    limits = Limits(rate_factor)
     websocket = WebSocketServer(
         admission=delivery.admission,
         verify=verify,
+        use_ticket=partial(tickets.use, purpose="stream"),
         static_key=static_key,
         versions=stream_versions,
-        limits=Limits(rate_factor),
+        limits=limits,
+        metrics=metrics,
+        now=now,
+        max_buffer_bytes=client_buffer_bytes,
+    )
+    events = EventServer(
+        admission=delivery.admission,
+        limits=limits,
         metrics=metrics,
         now=now,
         max_buffer_bytes=client_buffer_bytes,
@@ -118,13 +134,24 @@ def compose(
         pipeline=Pipeline(activities.processor, database, server_id, health, metrics),
         replay=activities.replay,
         preview=activities.preview,
-        explain=Explain(database.inbox, database.traces, database.directory, delivery.operator.sessions_of),
+        explain=Explain(
+            database.inbox,
+            database.traces,
+            database.corrections,
+            database.directory,
+            delivery.operator.sessions_of,
+        ),
         inbox=Inbox(database.inbox, hub.announce),
         maintenance=InboxMaintenance(
             database.maintenance, database.traces, hub.announce, metrics, now, retention_days
         ),
-        pruning=Pruning(database.dead_letters, database.traces, now, bounds),
+        pruning=Pruning(
+            database.dead_letters, database.traces, database.corrections, database.tickets, now, bounds
+        ),
+        tickets=tickets,
         websocket=websocket,
+        events=events,
+        polling=Polling(database.inbox, delivery.admission, now),
         health=health,
         metrics=metrics,
     )

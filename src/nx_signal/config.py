@@ -260,6 +260,12 @@ class Settings:
         values.whole(1, 1_000_000),
         "Stream sessions of one user on one instance; a further one is refused.",
     )
+    events_plaintext: bool = setting(
+        "EVENTS_PLAINTEXT",
+        False,
+        values.switch,
+        "true: /events also without TLS, beyond this machine; its contents are not sealed.",
+    )
     rate_factor: float = setting(
         "RATE_FACTOR",
         1.0,

@@ -76,6 +76,18 @@ class IssuerUnavailable(Unavailable):
     """The token issuer's keys cannot be fetched and none are cached."""
 
 
+class Stopping(Unavailable):
+    """This instance is about to end: another one serves."""
+
+
+class RateExceeded(SignalError):
+    """These are more than a user, or an address, may send in this time."""
+
+
+class SessionsFull(RateExceeded):
+    """The user has as many sessions on this instance as one may have."""
+
+
 class StoreRejected(SignalError):
     """The database refuses the data (a value it cannot hold). Nothing was written.
 

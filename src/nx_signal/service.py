@@ -128,6 +128,8 @@ async def drain(parts: Parts, http: Http, listener: Listener, budget_s: float) -
     with trio.move_on_after(budget_s) as budget:
         listener.stop_accepting()
         parts.websocket.close_unauthenticated()
+        parts.events.stop()
+        parts.polling.stop()
         await parts.delivery.drain(budget_s / 2)
         await parts.pipeline.finish()
         await http.drain()
@@ -230,7 +232,10 @@ def compose_instance(
         replay=parts.replay,
         directory=database.directory,
         members=database.members,
+        tickets=parts.tickets,
         operator=parts.delivery.operator,
+        polling=parts.polling,
+        events=parts.events,
         health=parts.health,
         metrics=parts.metrics,
         jwks=backends.jwks,
@@ -238,5 +243,6 @@ def compose_instance(
         cors_origins=settings.cors_origins,
         path_prefix=settings.path_prefix,
         operations_apart=settings.operations_port is not None,
+        events_plaintext=settings.events_plaintext,
     )
     return parts, Http(app, parts.websocket.serve, prefix=settings.path_prefix)

@@ -71,6 +71,10 @@ def choice(*options: str) -> Callable[[str], str]:
     return parse
 
 
+def switch(text: str) -> bool:
+    return choice("true", "false")(text) == "true"
+
+
 def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 

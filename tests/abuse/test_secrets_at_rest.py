@@ -12,9 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
 
+from nx_signal.client.stream import HandshakeRefused, open_stream
 from services import GUARD, free_port
-from serving import COMMAND, PATIENCE_S, Instance
+from serving import COMMAND, PATIENCE_S, Instance, command
 
 AT_ONCE = {"APP_ENV_LAME_DUCK_S": "0"}
 FAULTY = """
@@ -106,3 +108,58 @@ def test_a_process_with_an_open_umask_leaves_nothing_to_other_users(tmp_path: Pa
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     finally:
         assert instance.signal(signal.SIGTERM) == 0
+
+
+async def _use(instance: Instance, ticket: str) -> None:
+    """Present the ticket wherever a client may, rightly or wrongly."""
+    async with open_stream(instance.stream_url, ticket, scheme="Ticket", version=1):
+        pass
+    for version in (1, 2):
+        with pytest.raises(HandshakeRefused):
+            async with open_stream(instance.stream_url, ticket, scheme="Ticket", version=version):
+                pass
+    async with await trio.open_tcp_stream("127.0.0.1", instance.port) as tcp:
+        await tcp.send_all(f"GET /events?ticket={ticket} HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n".encode())
+        await tcp.receive_some()
+    async with httpx.AsyncClient(base_url=instance.url) as http:
+        for path in ("/events", "/stream", "/nothing", "/v1/api/signal/notifications", f"/{ticket}"):
+            for method in ("GET", "POST", "OPTIONS"):
+                answer = await http.request(method, f"{path}?ticket={ticket}", timeout=10)
+                assert ticket not in answer.text and ticket not in str(answer.headers)
+        headers = {
+            "Referer": f"http://x/?ticket={ticket}",
+            "X-Request-Id": ticket,
+            "Origin": f"http://{ticket}",
+        }
+        await http.get(f"/v1/api/signal/notifications?filter={ticket}", headers=headers, timeout=10)
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_a_ticket_is_in_no_log_and_in_no_file(tmp_path: Path, format: str) -> None:
+    folder, log = tmp_path / "data", tmp_path / "log"
+    environment = {
+        **os.environ,
+        "APP_ENV_DATA_DIR": str(folder),
+        "APP_ENV_LOG_FORMAT": format,
+        "APP_ENV_LOG_LEVEL": "debug",
+    } | AT_ONCE
+    instance = Instance(environment)
+    with log.open("wb") as err:
+        instance.process = subprocess.Popen(
+            [*COMMAND, "serve", "--port", str(instance.port)], env=environment, stderr=err
+        )
+    GUARD.send("watch", instance.process.pid)
+    try:
+        instance.wait_ready()
+        token = command(environment, "token", "--user", "u1", "--role", "signal-operator")
+        with httpx.Client(base_url=instance.url, headers={"Authorization": f"Bearer {token}"}) as http:
+            ticket = http.post("/v1/api/signal/tickets", json={"purpose": "stream"}).json()["ticket"]
+            trio.run(_use, instance, ticket)
+            clients = http.get("/v1/api/signal/socket/websocket/clients").text
+        kept = b"".join(path.read_bytes() for path in folder.iterdir())
+    finally:
+        assert instance.signal(signal.SIGTERM) == 0
+    assert "http_request" in log.read_text() and "ticket_refused" in log.read_text()
+    for secret in (ticket, ticket[:24]):
+        assert secret not in clients and secret not in log.read_text()
+        assert secret.encode() not in kept

@@ -45,7 +45,7 @@ async def test_a_written_draft_is_read_back_as_it_was(inbox: InboxStore, user: s
     draft = a_draft(user, content="Xin chào 👋 \u202e", data={"a": [1, -2.5, None, True, {"é": "\n"}]})
     (change,) = await inbox.insert([draft])
     row = row_of(change)
-    assert change == Created(user, 1, 1, 1, str(row.id), "", row)
+    assert change == Created(user, 1, 1, 1, 1, str(row.id), "", row)
     assert row == Notification(
         id=row.id,
         recipient_id=user,
@@ -63,6 +63,8 @@ async def test_a_written_draft_is_read_back_as_it_was(inbox: InboxStore, user: s
         data=draft.data,
         is_read=False,
         read_at=None,
+        is_seen=False,
+        archived_at=None,
         created_at=clock(),
     )
     assert await inbox.get(user, row.id) == row
@@ -111,14 +113,14 @@ async def test_a_redelivered_activity_makes_no_second_row(inbox: InboxStore, use
     changes = await inbox.insert([first, second])
     assert [(c.rev, row_of(c).activity_id) for c in changes] == [(2, second.activity_id)]
     assert list(await inbox.insert([second, first])) == []
-    assert (await inbox.summaries([user]))[user] == InboxSummary(user, 2, 2, 2, SOME)
+    assert (await inbox.summaries([user]))[user] == InboxSummary(user, 2, 2, 2, SOME, unseen=2)
 
 
 async def test_a_draft_twice_in_one_call_is_written_once(inbox: InboxStore, user: str) -> None:
     draft, other = a_draft(user), a_draft(user)
     changes = await inbox.insert([draft, draft, other, draft])
     assert [row_of(c).activity_id for c in changes] == [draft.activity_id, other.activity_id]
-    assert (await inbox.summaries([user]))[user] == InboxSummary(user, 2, 2, 2, SOME)
+    assert (await inbox.summaries([user]))[user] == InboxSummary(user, 2, 2, 2, SOME, unseen=2)
 
 
 async def test_one_activity_gives_each_recipient_a_row(inbox: InboxStore) -> None:
@@ -140,7 +142,7 @@ async def test_a_thousand_drafts_are_one_call(inbox: InboxStore) -> None:
     changes = await inbox.insert([a_draft(users[n % 10]) for n in range(1000)])
     assert len(changes) == 1000
     heads = await inbox.summaries(users)
-    assert all(heads[u] == InboxSummary(u, 100, 100, 100, SOME) for u in users)
+    assert all(heads[u] == InboxSummary(u, 100, 100, 100, SOME, unseen=100) for u in users)
 
 
 async def test_ids_ascend_and_none_repeats_when_the_clock_steps_back(
@@ -180,7 +182,7 @@ async def stored_faithfully_or_refused_whole(inbox: InboxStore, user: str, **hos
     except StoreRejected as error:
         assert str(error).endswith(".")
         assert await everything(inbox, user) == [before]
-        assert (await inbox.summaries([user]))[user] == InboxSummary(user, 1, 1, 1, SOME)
+        assert (await inbox.summaries([user]))[user] == InboxSummary(user, 1, 1, 1, SOME, unseen=1)
         expected = 1
     else:
         row = row_of(change)
@@ -248,7 +250,7 @@ async def test_heads_and_backlogs_of_hostile_ids_are_empty_beside_true_ones(
     hostile = [user + "\0", user + LONE_SURROGATE, "\0", ""]
     heads = await inbox.summaries([user, *hostile])
     assert heads == {
-        user: InboxSummary(user, 1, 1, 1, SOME),
+        user: InboxSummary(user, 1, 1, 1, SOME, unseen=1),
         **{id: InboxSummary(id, 0, 0, 0) for id in hostile},
     }
     changes_since = await inbox.changes_since(dict.fromkeys([user, *hostile], 0), 10)
@@ -277,7 +279,7 @@ async def test_heads_answer_for_every_id_asked(inbox: InboxStore) -> None:
     await written(inbox, users[3], 2)
     heads = await inbox.summaries([*users, users[3]])
     assert sorted(heads) == sorted(users)
-    assert heads[users[3]] == InboxSummary(users[3], 2, 2, 2, SOME)
+    assert heads[users[3]] == InboxSummary(users[3], 2, 2, 2, SOME, unseen=2)
     assert heads[users[4]] == InboxSummary(users[4], 0, 0, 0)
 
 
@@ -323,7 +325,7 @@ async def test_a_backlog_stops_at_its_limit_and_knows_the_head(
     inbox: InboxStore, user: str, clock: Clock
 ) -> None:
     log = await a_history(inbox, user, clock)
-    head = InboxSummary(user, log[-1].rev, log[-1].total, log[-1].unread, SOME)
+    head = InboxSummary(user, log[-1].rev, log[-1].total, log[-1].unread, SOME, unseen=log[-1].unseen)
     for rev in range(len(log)):
         for limit in (0, 1, 2, 5):
             assert await since(inbox, user, rev, limit) == ChangesSince(head, tuple(log[rev : rev + limit]))
@@ -343,7 +345,7 @@ async def test_each_recipients_backlog_is_its_own(inbox: InboxStore, clock: Cloc
 @pytest.mark.parametrize("rev", [3, 4, 2**31, 2**63, 10**30])
 async def test_a_cursor_at_or_above_the_head_gives_no_changes(inbox: InboxStore, user: str, rev: int) -> None:
     await written(inbox, user, 3)
-    assert await since(inbox, user, rev) == ChangesSince(InboxSummary(user, 3, 3, 3, SOME), ())
+    assert await since(inbox, user, rev) == ChangesSince(InboxSummary(user, 3, 3, 3, SOME, unseen=3), ())
 
 
 @pytest.mark.parametrize("rev", [-1, -(2**63), -(10**30)])
@@ -487,7 +489,7 @@ async def test_a_filter_holds_for_pages_and_counts(
     page = await inbox.page(user, where, 10, None, 0)
     assert [row.id for row in page.rows] == [ids[n] for n in sorted(expected, reverse=True)]
     assert page.matching == len(expected)
-    assert page.head == InboxSummary(user, 7, 4, 3, SOME)
+    assert page.head == InboxSummary(user, 7, 4, 3, SOME, unseen=3)
     assert await inbox.count(user, where) == (len(expected), page.head)
     paged = await inbox.page(user, where, 1, None, 0)
     assert (paged.next_before_rev is not None) == (len(expected) > 1)
@@ -517,7 +519,7 @@ async def test_what_is_deleted_is_in_no_page_and_no_count(inbox: InboxStore, use
     rows = await written(inbox, user, 3)
     await inbox.delete(user, rows[1].id)
     assert await everything(inbox, user) == [rows[2], rows[0]]
-    assert await inbox.count(user, ANY) == (2, InboxSummary(user, 4, 2, 2, SOME))
+    assert await inbox.count(user, ANY) == (2, InboxSummary(user, 4, 2, 2, SOME, unseen=2))
 
 
 async def test_nobody_reaches_another_users_rows(inbox: InboxStore, user: str) -> None:
@@ -560,6 +562,7 @@ async def test_reading_a_row_is_a_change_with_the_next_revision(
         3,
         unread=1,
         total=2,
+        unseen=1,
         history=SOME,
         after=SOME,
         ids=(row.id,),
@@ -571,7 +574,7 @@ async def test_reading_a_row_is_a_change_with_the_next_revision(
     )
     assert (row.id, row.is_read, row.read_at, row.rev, row.changed_rev) == (rows[0].id, True, read_at, 1, 3)
     assert await inbox.get(user, row.id) == row
-    assert (await inbox.summaries([user]))[user] == InboxSummary(user, 3, 2, 1, SOME)
+    assert (await inbox.summaries([user]))[user] == InboxSummary(user, 3, 2, 1, SOME, unseen=1)
 
 
 async def test_a_row_read_again_keeps_its_first_time(inbox: InboxStore, user: str, clock: Clock) -> None:
@@ -605,6 +608,7 @@ async def test_reading_all_is_one_revision(inbox: InboxStore, user: str, clock: 
         7,
         unread=0,
         total=3,
+        unseen=0,
         history=SOME,
         after=SOME,
         ids=None,
@@ -679,8 +683,8 @@ async def test_reading_all_of_a_type_and_subject_leaves_the_others(
 async def test_deleting_is_a_change_and_counts_an_unread_row_out(inbox: InboxStore, user: str) -> None:
     unread, read = await written(inbox, user, 2)
     await inbox.mark_read(user, read.id, None)
-    assert await inbox.delete(user, read.id) == Deleted(user, 4, 1, 1, SOME, SOME, ids=(read.id,))
-    assert await inbox.delete(user, unread.id) == Deleted(user, 5, 0, 0, SOME, SOME, ids=(unread.id,))
+    assert await inbox.delete(user, read.id) == Deleted(user, 4, 1, 1, 1, SOME, SOME, ids=(read.id,))
+    assert await inbox.delete(user, unread.id) == Deleted(user, 5, 0, 0, 0, SOME, SOME, ids=(unread.id,))
     assert (await inbox.summaries([user]))[user] == InboxSummary(user, 5, 0, 0, SOME)
 
 

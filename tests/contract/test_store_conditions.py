@@ -44,7 +44,7 @@ async def found(inbox: InboxStore, user: str, *conditions: Condition) -> list[in
     page = await inbox.page(user, where, 100, None, 0)
     counted, head = await inbox.count(user, where)
     assert page.matching == counted == len(page.rows)
-    assert page.head == head == InboxSummary(user, 5, 4, 3, SOME)
+    assert page.head == head == InboxSummary(user, 5, 4, 3, SOME, unseen=3)
     return [row.rev for row in reversed(page.rows)]
 
 

@@ -51,7 +51,9 @@ async def test_two_instances_share_one_truth_and_no_id(open_database: OpenDataba
                 nursery.start_soon(write, database)
         assert len(set(ids)) == 400
         for database in (one, two):
-            assert (await database.inbox.summaries([user]))[user] == InboxSummary(user, 400, 400, 400, ANY)
+            assert (await database.inbox.summaries([user]))[user] == InboxSummary(
+                user, 400, 400, 400, ANY, unseen=400
+            )
 
 
 async def test_two_instances_may_migrate_at_once(open_database: OpenDatabase) -> None:

@@ -87,7 +87,7 @@ async def test_a_read_all_of_any_size_is_one_change_that_every_reader_sees_at_on
     await written(inbox, user, many + 2)
     read_at = clock.tick()
     updated, head, time, change = await inbox.mark_all_read(user, many, None, None, "c")
-    assert (updated, head, time) == (many, InboxSummary(user, many + 3, many + 2, 2, SOME), read_at)
+    assert (updated, head, time) == (many, InboxSummary(user, many + 3, many + 2, 2, SOME, unseen=2), read_at)
     assert isinstance(change, Read)
     assert (change.rev, change.up_to_rev, change.unread) == (many + 3, many, 2)
     await every_answer_agrees(inbox, user, list(range(1, many + 1)), [many + 1, many + 2])
@@ -184,7 +184,7 @@ async def test_deleting_a_row_that_counts_as_read_leaves_the_unread_count(
         assert (change.unread, change.total) == (1, 8 - n)
     while await database.maintenance.apply_read_all(PORTION):
         pass
-    assert await head_of(inbox, user) == InboxSummary(user, 16, 1, 1, SOME)
+    assert await head_of(inbox, user) == InboxSummary(user, 16, 1, 1, SOME, unseen=1)
     found, _ = await inbox.rows_of(made[6].activity_id, user, 1)
     assert [(row.is_read, row.deleted) for row in found] == [(True, True)]
     assert await drifts_of(database, user) == []
@@ -289,8 +289,8 @@ async def test_rows_of_an_age_are_gone_for_good_and_their_reader_is_told(
     before = clock.tick(1000)
     kept = await written(inbox, user, 2)
     (change,) = await expired(empty, before)
-    assert change == Deleted(user, 7, 2, 2, SOME, SOME, ids=tuple(row.id for row in old))
-    assert await head_of(inbox, user) == InboxSummary(user, 7, 2, 2, SOME)
+    assert change == Deleted(user, 7, 2, 2, 2, SOME, SOME, ids=tuple(row.id for row in old))
+    assert await head_of(inbox, user) == InboxSummary(user, 7, 2, 2, SOME, unseen=2)
     assert [row.id for row in await rows(inbox, user)] == [row.id for row in kept]
     assert [await inbox.get(user, row.id) for row in old] == [None] * 3
     assert await inbox.rows_of(old[0].activity_id, None, 10) == ([], 0)
@@ -531,6 +531,7 @@ async def test_inboxes_above_a_size_are_passed_over(database: Database) -> None:
     [
         ("UPDATE recipient_head SET total = total + 1 WHERE {u}", {("total", 6, 5)}),
         ("UPDATE recipient_head SET unread = 1 WHERE {u}", {("unread", 1, 3)}),
+        ("UPDATE recipient_head SET unseen = 1 WHERE {u}", {("unseen", 1, 3)}),
         (
             "UPDATE recipient_head SET rev = rev + 1 WHERE {u}",
             {("rev", 9, 8), ("revisions", 9, 8)},
@@ -540,6 +541,7 @@ async def test_inboxes_above_a_size_are_passed_over(database: Database) -> None:
             {
                 ("total", 5, 4),
                 ("unread", 3, 2),
+                ("unseen", 3, 2),
                 ("revisions", 8, 7),
                 ("total of PAYMENT_SUCCESS", 5, 4),
                 ("unread of PAYMENT_SUCCESS", 3, 2),
@@ -565,7 +567,7 @@ async def test_inboxes_above_a_size_are_passed_over(database: Database) -> None:
         ),
         (
             "DELETE FROM recipient_head WHERE {u}",
-            {("total", 0, 5), ("unread", 0, 3), ("rev", 0, 8), ("revisions", 0, 8)},
+            {("total", 0, 5), ("unread", 0, 3), ("unseen", 0, 3), ("rev", 0, 8), ("revisions", 0, 8)},
         ),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,16 +19,20 @@ from nx_signal.model import (
     Deleted,
     InboxFilter,
     InboxSummary,
+    Mark,
     Notification,
     Read,
+    Updated,
 )
 from nx_signal.store import Database, read_all
+from nx_signal.store.marks import MarkAll, MarkOfAll
 from nx_signal.store.snowflake import timestamp_of
 
 TYPES = ("A", "B")
 SUBJECTS = ("s", "t", None)
 HOUR_MS = 3_600_000
-UNSEEN = ("deleted", "activity")
+MARKS: tuple[Mark, ...] = ("read", "unread", "seen", "archive", "unarchive", "delete")
+WITHOUT_FIELD = ("deleted", "activity")
 """What a row of the model has and no notification does."""
 
 pick = st.integers(0, 30)
@@ -51,6 +55,16 @@ step = st.one_of(
         st.sampled_from((None, *TYPES)),
         st.sampled_from((None, "s", "t")),
     ),
+    st.tuples(st.just("mark"), st.integers(0, 2), pick, st.sampled_from(MARKS)),
+    st.tuples(st.just("mark_ids"), st.integers(0, 2), st.lists(pick, max_size=6), st.sampled_from(MARKS)),
+    st.tuples(st.just("mark_all_seen"), st.integers(0, 2), st.none() | pick),
+    st.tuples(
+        st.just("mark_all"),
+        st.integers(0, 2),
+        st.sampled_from(("unread", "archive", "unarchive")),
+        st.none() | pick,
+        st.booleans(),
+    ),
     st.tuples(st.just("settle"), st.integers(1, 3)),
     st.tuples(st.just("expire"), st.integers(0, 15), st.integers(1, 4)),
 )
@@ -65,19 +79,45 @@ class Model:
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
     log: list[tuple[Any, ...]] = field(default_factory=list)
     history: str = ""
+    seen_rev: int = 0
 
-    def live(self, **equal: Any) -> list[dict[str, Any]]:
+    def live(self, archived: bool = False, **equal: Any) -> list[dict[str, Any]]:
         rows = [row for row in self.rows.values() if not row["deleted"]]
+        rows = [row for row in rows if (row["archived_at"] is not None) == archived]
         return [row for row in rows if all(row[k] == v for k, v in equal.items() if v is not None)]
 
     def head(self) -> InboxSummary:
-        live, unread = self.live(), self.live(is_read=False)
-        return InboxSummary(self.user, len(self.log), len(live), len(unread), self.history)
+        live, unread, unseen = self.live(), self.live(is_read=False), self.live(is_seen=False)
+        counts = (len(live), len(unread), self.history, len(unseen))
+        return InboxSummary(self.user, len(self.log), *counts, self.seen_rev)
 
     def write(self, kind: type[Change], detail: Any) -> None:
         self.log.append(())  # so that the head is of this revision
         head = self.head()
-        self.log[-1] = (kind, head.rev, head.unread, head.total, detail)
+        self.log[-1] = (kind, head.rev, head.unread, head.total, head.unseen, detail)
+
+    def mark(self, rows: list[dict[str, Any]], mark: Mark, now: datetime) -> list[dict[str, Any]]:
+        """Those that changed."""
+        changed = []
+        for row in rows:
+            new: dict[str, Any] = {}
+            match mark:
+                case "read" if not row["is_read"]:
+                    new = {"is_read": True, "read_at": now, "is_seen": True}
+                case "unread" if row["is_read"]:
+                    new = {"is_read": False, "read_at": None}
+                case "seen" if not row["is_seen"]:
+                    new = {"is_seen": True}
+                case "archive" if row["archived_at"] is None:
+                    new = {"archived_at": now}
+                case "unarchive" if row["archived_at"] is not None:
+                    new = {"archived_at": None}
+                case "delete":
+                    new = {"deleted": True}
+            if new:
+                row.update(new, changed_rev=len(self.log) + 1)
+                changed.append(row)
+        return changed
 
     def confirm(self, change: Change | None) -> None:
         """It is the one that was written last, and follows the one before."""
@@ -96,10 +136,13 @@ def told(change: Change) -> tuple[Any, ...]:
         assert (row.rev, row.changed_rev, row.is_read, row.read_at) == (change.rev, change.rev, False, None)
     elif isinstance(change, Deleted):
         detail = change.ids
+    elif isinstance(change, Updated):
+        what = (change.only_read, change.is_read, change.seen, change.archived)
+        detail = (change.ids, change.up_to_rev, what, change.at, change.origin)
     else:
         assert isinstance(change, Read)
         detail = (change.ids, change.up_to_rev, change.type, change.subject, change.read_at, change.origin)
-    return (type(change), change.rev, change.unread, change.total, detail)
+    return (type(change), change.rev, change.unread, change.total, change.unseen, detail)
 
 
 class Run:
@@ -131,6 +174,8 @@ class Run:
                 "subject": subject,
                 "is_read": False,
                 "read_at": None,
+                "is_seen": False,
+                "archived_at": None,
                 "deleted": False,
             }
             model.write(Created, row.id)
@@ -150,7 +195,7 @@ class Run:
             assert result[1] is None
         else:
             now = self.clock()
-            row.update(is_read=True, read_at=now, changed_rev=len(model.log) + 1)
+            row.update(is_read=True, read_at=now, is_seen=True, changed_rev=len(model.log) + 1)
             model.write(Read, ((id,), None, None, None, now, "origin"))
             model.confirm(result[1])
         assert agrees(result[0], row)
@@ -173,13 +218,81 @@ class Run:
         unread = [r for r in model.live(is_read=False, type=type, subject=subject) if r["rev"] <= bound]
         updated, head, time, change = await self.inbox.mark_all_read(model.user, up_to, type, subject, None)
         for row in unread:
-            row.update(is_read=True, read_at=self.clock(), changed_rev=len(model.log) + 1)
+            row.update(is_read=True, read_at=self.clock(), is_seen=True, changed_rev=len(model.log) + 1)
         if unread:
             model.write(Read, (None, bound, type, subject, self.clock(), None))
             model.confirm(change)
         else:
             assert change is None
         assert (updated, head, time) == (len(unread), model.head(), self.clock())
+
+    async def mark(self, who: int, n: int, mark: Mark) -> None:
+        model = self.models[who]
+        id = self._nth_id(n)
+        row = model.rows.get(id)
+        result = await self.inbox.mark(model.user, id, mark, "origin")
+        if row is None or row["deleted"]:
+            assert result is None
+            return
+        assert result is not None
+        if model.mark([row], mark, self.clock()):
+            model.write(*logged(mark, (id,), None, None, self.clock()))
+            model.confirm(result[1])
+        else:
+            assert result[1] is None
+        assert agrees(result[0], row)
+
+    async def mark_ids(self, who: int, ns: list[int], mark: Mark) -> None:
+        model = self.models[who]
+        ids = list(dict.fromkeys(self._nth_id(n) for n in ns))
+        known = [id for id in ids if id in model.rows and not model.rows[id]["deleted"]]
+        result = await self.inbox.mark_ids(model.user, [*ids, *ids], mark, "origin")
+        changed = model.mark([model.rows[id] for id in known], mark, self.clock())
+        if changed:
+            named = tuple(id for id in known if model.rows[id] in changed)
+            model.write(*logged(mark, named, None, None, self.clock()))
+            model.confirm(result.change)
+        else:
+            assert result.change is None
+        assert (result.updated, result.head) == (len(changed), model.head())
+        assert result.unknown == tuple(id for id in ids if id not in known)
+
+    async def mark_all_seen(self, who: int, up_to: int | None) -> None:
+        model = self.models[who]
+        before = model.head()
+        bound = before.rev if up_to is None else min(up_to, before.rev)
+        updated, head, change = await self.inbox.mark_all_seen(model.user, up_to, "origin")
+        for row in model.rows.values():
+            row["is_seen"] = row["is_seen"] or row["rev"] <= bound
+        model.seen_rev = max(model.seen_rev, bound)
+        if model.head().unseen != before.unseen:
+            model.write(Updated, (None, bound, (None, None, True, None), self.clock(), "origin"))
+            model.confirm(change)
+        else:
+            assert change is None
+        assert (updated, head) == (before.unseen - model.head().unseen, model.head())
+
+    async def mark_all(self, who: int, mark: MarkOfAll, up_to: int | None, only_read: bool) -> None:
+        model = self.models[who]
+        bound = len(model.log) if up_to is None else min(up_to, len(model.log))
+        rest: MarkAll | None = MarkAll(model.user, mark, up_to, "origin", only_read=only_read)
+        while rest is not None:
+            portion = await self.inbox.mark_portion(rest)
+            rows = model.live(
+                archived=mark == "unarchive", is_read=True if only_read or mark == "unread" else None
+            )
+            rows = sorted((row for row in rows if row["rev"] <= bound), key=lambda row: row["rev"])
+            more = len(rows) > read_all.PORTION
+            rows = rows[: read_all.PORTION]
+            last = rows[-1]["rev"] if more else bound
+            if model.mark(rows, mark, self.clock()):
+                model.write(*logged(mark, None, last, only_read or None, self.clock()))
+                model.confirm(portion.change)
+            else:
+                assert portion.change is None
+            assert (portion.updated, portion.head) == (len(rows), model.head())
+            rest = portion.rest
+            assert (rest is not None) == more
 
     async def settle(self, limit: int) -> None:
         """A portion of what read-alls left to be written; nobody sees a difference."""
@@ -222,9 +335,11 @@ class Run:
         for model in self.models:
             for is_read in (None, False, True):
                 for type in (None, "A"):
-                    for subject in (None, "s"):
-                        expected = model.live(is_read=is_read, type=type, subject=subject)
-                        where = InboxFilter.of(is_read=is_read, type=type, subject=subject)
+                    for subject, archived in ((None, None), ("s", None), (None, True), ("s", True)):
+                        equal = {"is_read": is_read, "type": type, "subject": subject}
+                        expected = model.live(bool(archived), **equal)
+                        expected.sort(key=lambda row: row["rev"])
+                        where = InboxFilter.of(archived=archived, **equal)
                         page = await self.inbox.page(model.user, where, 1000, None, 0)
                         assert (page.matching, page.head) == (len(expected), model.head())
                         for row, wanted in zip(page.rows, reversed(expected), strict=True):
@@ -236,8 +351,24 @@ class Run:
         return ids[n % len(ids)] if ids else n
 
 
+def logged(
+    mark: Mark, ids: tuple[int, ...] | None, up_to: int | None, only_read: bool | None, now: datetime
+) -> tuple[type[Change], Any]:
+    if mark == "delete":
+        return Deleted, ids
+    if mark == "read":
+        return Read, (ids, None, None, None, now, "origin")
+    what = {
+        "unread": (only_read, False, None, None),
+        "seen": (only_read, None, True, None),
+        "archive": (only_read, None, None, True),
+        "unarchive": (only_read, None, None, False),
+    }[mark]
+    return Updated, (ids, up_to, what, now, "origin")
+
+
 def agrees(row: Notification, wanted: dict[str, Any]) -> bool:
-    return all(getattr(row, name) == value for name, value in wanted.items() if name not in UNSEEN)
+    return all(getattr(row, name) == value for name, value in wanted.items() if name not in WITHOUT_FIELD)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

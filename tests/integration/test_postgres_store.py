@@ -158,7 +158,7 @@ async def test_a_cancelled_wait_for_a_lock_stops_waiting_on_the_server_too(
             nursery.cancel_scope.cancel()
         await until(settled)
         await holder("COMMIT")
-    assert (await store.inbox.summaries(["u"]))["u"] == InboxSummary("u", 1, 1, 1, ANY)
+    assert (await store.inbox.summaries(["u"]))["u"] == InboxSummary("u", 1, 1, 1, ANY, unseen=1)
     assert len(await store.inbox.insert([draft("u", "second")])) == 1
 
 

@@ -20,16 +20,19 @@ from nx_signal.activities.compose import compose_activities
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.explain import Explain
 from nx_signal.activities.registry import Registry
+from nx_signal.adapters.local_relay import LocalRelay
 from nx_signal.adapters.sqlite.memory import MemoryDatabase
+from nx_signal.composition import compose
 from nx_signal.delivery.operator import ClientsPage
 from nx_signal.delivery.sessions import LiveSessions
 from nx_signal.errors import IssuerUnavailable, RelayLost, StoreUnavailable
 from nx_signal.identity.issuer import ISSUER, Issuer, open_issuer
 from nx_signal.identity.permissions import Access
 from nx_signal.identity.stream_keys import keys_of_secret
+from nx_signal.identity.tickets import Tickets
 from nx_signal.identity.tokens import TokenVerifier
 from nx_signal.inbox.service import Inbox
-from nx_signal.model import Change, Created, Draft, Grant, Json, Roster
+from nx_signal.model import Change, Created, Draft, Grant, Json, RelayMessage, Roster
 from nx_signal.ports import Journal
 from nx_signal.rest import app as rest_app
 from nx_signal.rest.access import Authorizer
@@ -39,6 +42,7 @@ from nx_signal.rest.operations import StreamJwks
 from nx_signal.server.limits import RequestLimits
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
+from stream_kit import static_key
 
 BASE = "/v1/api/signal"
 JWKS = "/.well-known/jwks.json"
@@ -166,6 +170,22 @@ class Desk:
             user_claim="sub",
             trusted_grants=True,
         )
+        to_relay, _ = trio.open_memory_channel[tuple[RelayMessage, ...]](100)
+        parts = compose(
+            server_id="desk",
+            database=self.database,
+            relay=LocalRelay(),
+            to_relay=to_relay,
+            registry=REGISTRY,
+            renderer=RENDERER,
+            verify=tokens.verify,
+            static_key=static_key,
+            now=lambda: self.time,
+            resume_limit=500,
+            sweep_s=3600,
+            client_buffer_bytes=262_144,
+            rate_factor=rate_factor,
+        )
         self.app = create_app(
             authorizer=Authorizer(tokens.verify, Access(self.database.directory), RequestLimits(rate_factor)),
             inbox=Inbox(self.database.inbox, self.announced.extend),
@@ -175,13 +195,20 @@ class Desk:
             journal=cast(Journal, self.journal),
             preview=activities.preview,
             explain=Explain(
-                self.database.inbox, self.database.traces, self.database.directory, self.operator.sessions_of
+                self.database.inbox,
+                self.database.traces,
+                self.database.corrections,
+                self.database.directory,
+                self.operator.sessions_of,
             ),
             dead_letters=self.database.dead_letters,
             replay=activities.replay,
             directory=self.database.directory,
             members=self.database.members,
+            tickets=Tickets(self.database.tickets),
             operator=cast("Any", self.operator),
+            polling=parts.polling,
+            events=parts.events,
             health=self.health,
             metrics=self.metrics,
             jwks=jwks,
@@ -522,6 +549,7 @@ PRIVATE = [
     ("POST", "/activities/preview"),
     ("GET", "/activities/1/explain"),
     ("GET", "/activities/explain"),
+    ("POST", "/tickets"),
     ("GET", "/dead-letters"),
     ("GET", "/dead-letters/1"),
     ("POST", "/dead-letters/1/replay"),
@@ -534,6 +562,7 @@ PRIVATE = [
     ("POST", "/socket/websocket/clients/rooms/1/send"),
     ("POST", "/socket/websocket/clients/1/send"),
     ("POST", "/socket/websocket/clients/1/disconnect"),
+    ("GET", "/notifications/changes"),
 ]
 PARAMETER = re.compile(r"<[^>]+>")
 
@@ -1140,10 +1169,10 @@ async def test_no_route_shows_or_touches_what_is_another_users(desk: Desk) -> No
             ):
                 reply = await desk.call(method, address + query, "u1", body=each.example.body)
                 requests += 1
-                assert reply.status == (404 if "{" in path else 200), (method, path)
+                assert reply.status == (404 if "{" in path else next(iter(each.answers))), (method, path)
                 for secret in ("victim", "SECRET_TYPE", "secret-subject", *theirs):
                     assert secret.encode() not in reply.body, (method, path)
-    assert requests == 18
+    assert requests == 25
     assert (await desk.call("GET", f"{BASE}/notifications", "victim")).json == before
     assert (await desk.call("GET", f"{BASE}/notifications", "u1")).json["data"][0]["id"] == mine[0]
     reply = await desk.call("GET", f'{BASE}/notifications?filter={{"where":{{"recipientId":"victim"}}}}')
@@ -1156,3 +1185,52 @@ async def test_operators_routes_are_forbidden_to_other_users(desk: Desk) -> None
             address = re.sub(r"\{\w+\}", "1", path)
             reply = await desk.call(method, address, body=each.example.body)
             assert (reply.status, reply.code) == (403, "forbidden"), (method, path)
+
+
+# --- tickets ---
+
+
+async def test_a_ticket_has_the_rights_and_the_end_of_the_token_that_asks_for_it(desk: Desk) -> None:
+    reply = await desk.call(
+        "POST", f"{BASE}/tickets", body={"purpose": "events"}, permissions=["Activity.publish"]
+    )
+    assert reply.status == 201
+    assert reply.json["purpose"] == "events"
+    assert datetime.fromisoformat(reply.json["expiresAt"]) == desk.time + timedelta(seconds=30)
+    principal = await Tickets(desk.database.tickets).use(reply.json["ticket"], "events")
+    assert principal.user_id == "u1" and principal.permissions == {"Activity.publish"}
+    assert principal.expires_at == desk.time + timedelta(hours=1)
+
+
+async def test_the_answer_with_a_ticket_is_not_stored_and_sends_no_referrer(desk: Desk) -> None:
+    reply = await desk.call("POST", f"{BASE}/tickets", body={"purpose": "stream"})
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.headers["Referrer-Policy"] == "no-referrer"
+
+
+async def test_a_ticket_expires_with_its_token(desk: Desk) -> None:
+    headers = {"Authorization": f"Bearer {desk.token(ttl_s=10)}"}
+    reply = await desk.call("POST", f"{BASE}/tickets", body={"purpose": "stream"}, headers=headers)
+    assert datetime.fromisoformat(reply.json["expiresAt"]) == desk.time + timedelta(seconds=10)
+
+
+@pytest.mark.parametrize("body", [{}, {"purpose": "admin"}, {"purpose": None}, {"purpose": "stream", "x": 1}])
+async def test_a_ticket_is_for_one_known_purpose(desk: Desk, body: Any) -> None:
+    reply = await desk.call("POST", f"{BASE}/tickets", body=body)
+    assert (reply.status, reply.code) == (400, "invalid_parameter")
+
+
+async def test_a_ticket_is_no_token_of_rest(desk: Desk) -> None:
+    ticket = (await desk.call("POST", f"{BASE}/tickets", body={"purpose": "events"})).json["ticket"]
+    for headers in ({"Authorization": f"Bearer {ticket}"}, {"Authorization": f"Ticket {ticket}"}):
+        reply = await desk.call("GET", f"{BASE}/notifications", headers=headers)
+        assert (reply.status, reply.code) == (401, "unauthorized")
+        assert ticket not in reply.body.decode()
+    reply = await desk.call("GET", f"{BASE}/notifications?ticket={ticket}", None)
+    assert reply.status == 401
+
+
+async def test_tickets_count_for_their_user_s_rate(issuer: Issuer) -> None:
+    desk = Desk(issuer, rate_factor=0.002)
+    answers = [await desk.call("POST", f"{BASE}/tickets", body={"purpose": "stream"}) for _ in range(3)]
+    assert [reply.status for reply in answers] == [201, 201, 429]

@@ -492,7 +492,7 @@ async def test_heads_of_many_are_asked_in_one_query(database: Database) -> None:
     await database.inbox.insert([a_draft()])
     heads = await database.inbox.summaries([USER, *(f"nobody-{n}" for n in range(50_000))])
     assert len(heads) == 50_001
-    assert heads[USER] == InboxSummary(USER, 1, 1, 1, ANY)
+    assert heads[USER] == InboxSummary(USER, 1, 1, 1, ANY, unseen=1)
 
 
 async def test_a_statement_that_is_wrong_is_not_taken_for_an_outage(path: Path) -> None:

@@ -26,6 +26,7 @@ from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.client.stream import HandshakeRefused, Stream, StreamClosed, open_stream
 from nx_signal.client.websocket import WebSocket, open_websocket
 from nx_signal.composition import compose
+from nx_signal.delivery import writer
 from nx_signal.delivery.admission import MAX_ROOMS
 from nx_signal.delivery.topics import REFRESHED
 from nx_signal.delivery.transport import CloseReason
@@ -34,7 +35,7 @@ from nx_signal.model import Draft, Member, Organizer, Principal, RelayMessage, R
 from nx_signal.ports import RelayEvent
 from nx_signal.server.gate import Visit
 from nx_signal.server.limits import CLIENT_MESSAGES
-from nx_signal.websocket import connection, protocol, wire
+from nx_signal.websocket import connection, protocol
 from nx_signal.websocket.sealing import KeyPair
 from stream_kit import SERVER_KEY, static_key
 
@@ -80,6 +81,7 @@ class Server:
             room_patterns=("public/*",),
         )
         self.delivery, self.websocket, self.metrics = parts.delivery, parts.websocket, parts.metrics
+        self.tickets = parts.tickets
         self.hub = self.delivery.hub
         self.plain: list[bytes] = []
 
@@ -418,7 +420,7 @@ async def test_a_client_that_ignores_its_close_is_cut_off(
     then: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_WITHIN_S", 0.2)
-    monkeypatch.setattr(wire, "LINGER_S", 0.2)
+    monkeypatch.setattr(writer, "LINGER_S", 0.2)
     async with serving() as server, await trio.open_tcp_stream("127.0.0.1", server.port) as tcp:
         await tcp.send_all(
             GOOD_UPGRADE + masked(json.dumps({"event": "authenticate", "data": {"token": "bad"}}))

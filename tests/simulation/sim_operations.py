@@ -349,4 +349,4 @@ async def _pin(tx: Tx, user: str) -> Unknown | None:
     rev, history = head.rev + 1, f"pinned-{head.history}"
     place = {"recipient_id": user, "rev": rev, "history": history}
     await tx.run("advance", kind="pinned", detail={}, **place, **counts, **nothing)
-    return Unknown(user, rev, head.unread, head.total, history, head.history, "pinned")
+    return Unknown(user, rev, head.unread, head.total, head.unseen, history, head.history, "pinned")

@@ -68,6 +68,7 @@ from nx_signal.delivery import backlog, cursor, hub, membership, peers, recovery
 from nx_signal.delivery.session import payload_of
 from nx_signal.delivery.topics import ACTIVITY, LOST, STATE
 from nx_signal.delivery.transport import FrameKind, PushResult
+from nx_signal.delivery.writer import Finish
 from nx_signal.errors import RelayLost, StoreUnavailable
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import (
@@ -87,7 +88,7 @@ from nx_signal.store.driver import Tx
 from nx_signal.store.inbox import changes_since
 from nx_signal.supervise import supervise
 from nx_signal.websocket import connection, protocol
-from nx_signal.websocket.frames import Finish, FrameMeter
+from nx_signal.websocket.frames import FrameMeter
 from nx_signal.websocket.observer import WireObserver
 from nx_signal.websocket.sealing import IV_BYTES, b64
 from stream_kit import static_key

@@ -39,6 +39,8 @@ ROW = Notification(
     data={},
     is_read=False,
     read_at=None,
+    is_seen=False,
+    archived_at=None,
     created_at=NOON,
 )
 
@@ -96,10 +98,10 @@ def test_every_topic_and_every_close_code_is_there() -> None:
 @pytest.mark.parametrize(
     ("key", "change"),
     [
-        ("created", Created("ann", 8, 3, 40, "7", "6", ROW)),
-        ("read", Read("ann", 9, 2, 40, "9f", "7", (7,), None, None, None, NOON, "c1")),
-        ("read", Read("ann", 9, 0, 40, "9f", "7", None, 8, "A", "s", NOON, None)),
-        ("deleted", Deleted("ann", 10, 2, 39, "2c", "9f", (7, 8))),
+        ("created", Created("ann", 8, 3, 40, 1, "7", "6", ROW)),
+        ("read", Read("ann", 9, 2, 40, 1, "9f", "7", (7,), None, None, None, NOON, "c1")),
+        ("read", Read("ann", 9, 0, 40, 0, "9f", "7", None, 8, "A", "s", NOON, None)),
+        ("deleted", Deleted("ann", 10, 2, 39, 0, "2c", "9f", (7, 8))),
     ],
 )
 def test_a_change_is_pushed_as_described(key: str, change: Any) -> None:

@@ -58,9 +58,9 @@ async def why(database: MemoryDatabase, user: str, id: str = "e") -> str:
     async def no_sessions(user_ids: Sequence[str]) -> LiveSessions:
         return LiveSessions((), ())
 
-    explained = await Explain(database.inbox, database.traces, database.directory, no_sessions).explain(
-        id, user
-    )
+    explained = await Explain(
+        database.inbox, database.traces, database.corrections, database.directory, no_sessions
+    ).explain(id, user)
     assert explained is not None
     return explained.recipients[0].why
 

@@ -234,7 +234,10 @@ REFUSED: dict[str, tuple[Record, str]] = {
     "a number as recipients": (record(EVENT | {"recipientids": 5}), "recipientids must be a text."),
     "an unknown scope": (record(EVENT | {"recipientscope": "all"}), "recipientScope: expected `org`"),
     "a long schema": (record(EVENT | {"dataschema": "x" * 2_049}), "at most 2048 characters."),
-    "more than one value": (record(b'{}, "eventType": "X"', dict(binary(EVENT).headers)), "is missing."),
+    "more than one value": (
+        record(b'{}, "eventType": "X"', dict(binary(EVENT).headers)),
+        "message: not JSON",
+    ),
     "half a value": (record(b'{"payment": ', dict(binary(EVENT).headers)), "message: not JSON"),
     "a nested batch": (record([EVENT], STRUCTURED), "a list where one message is expected"),
 }

@@ -51,7 +51,7 @@ def state(rev: int, *, reset: bool, branch: str = "") -> PushState:
 
 def change(rev: int, after: str | None = None, branch: str = "") -> Change:
     before = history(rev - 1, branch) if after is None else after
-    return Deleted("u1", rev, 0, 0, history(rev, branch), before, ())
+    return Deleted("u1", rev, 0, 0, 0, history(rev, branch), before, ())
 
 
 def step(rev: int, after: str | None = None, branch: str = "") -> Step:
@@ -443,7 +443,7 @@ def test_a_change_of_an_unknown_kind_resets_at_the_head_of_the_read() -> None:
     cursor = begun(1)
     list(cursor.observe_head(summary(4), cursor.rev))
     cursor.begin_read()
-    unknown = Unknown("u1", 3, 0, 0, history(3), history(2), "archived")
+    unknown = Unknown("u1", 3, 0, 0, 0, history(3), history(2), "archived")
     backlog = ChangesSince(summary(4), (change(2), unknown, change(4)))
     assert read(cursor, backlog) == [state(4, reset=True)]
     assert (cursor.rev, cursor.baseline_rev, cursor.state) == (4, 4, State.LIVE)
@@ -454,7 +454,7 @@ def test_a_change_of_an_unknown_kind_that_is_not_missing_resets_nothing() -> Non
     list(cursor.observe_head(summary(4), cursor.rev))
     cursor.begin_read()
     backlog = ChangesSince(
-        summary(4), (Unknown("u1", 3, 0, 0, history(3), history(2), "archived"), change(4))
+        summary(4), (Unknown("u1", 3, 0, 0, 0, history(3), history(2), "archived"), change(4))
     )
     assert read(cursor, backlog) == push(4)
 
@@ -616,7 +616,7 @@ def test_where_the_log_no_longer_shows_the_client_s_change_it_is_reset() -> None
     cursor = begun(10)
     list(cursor.observe_head(summary(12), 10))
     cursor.begin_read()
-    removed = ChangesSince(summary(12), (Deleted("u1", 11, 0, 0, history(11), None, ()), change(12)))
+    removed = ChangesSince(summary(12), (Deleted("u1", 11, 0, 0, 0, history(11), None, ()), change(12)))
     assert read(cursor, removed) == [state(12, reset=True)]
 
 

@@ -169,7 +169,7 @@ async def test_the_dead_letter_of_a_member_is_replayed_as_that_event(autojump_cl
         (letter,) = await line.dead_letters()
         assert len(await line.inbox("ann")) == 1
     async with running(database, "p2") as line:
-        replay = Replay(line.processor, database.dead_letters, database.traces, line.metrics)
+        replay = Replay(line.processor, database.dead_letters, line.metrics)
         trace = await replay.replay(letter.id)
         assert trace is not None and (trace.activity_id, trace.position) == ('["2","/s"]', "t/0/0#1")
         assert len(await line.inbox("ann")) == 2 and not await line.dead_letters()

@@ -60,7 +60,11 @@ class Desk:
         self.live = LiveSessions((), ())
         self.queries: list[Sequence[str]] = []
         self.explainer = Explain(
-            self.database.inbox, self.database.traces, self.database.directory, self._sessions
+            self.database.inbox,
+            self.database.traces,
+            self.database.corrections,
+            self.database.directory,
+            self._sessions,
         )
         self.explain = self.explainer.explain
 

@@ -231,7 +231,7 @@ async def test_a_change_of_a_newer_release_is_a_reset_and_counted(
 
         async def newer(cursors: Any, limit: int) -> Any:
             head = InboxSummary("u1", 1, 1, 1)
-            return {"u1": ChangesSince(head, (Unknown("u1", 1, 1, 1, "1", "", "archived"),))}
+            return {"u1": ChangesSince(head, (Unknown("u1", 1, 1, 1, 1, "1", "", "archived"),))}
 
         monkeypatch.setattr(instance.delivery.recovery._store, "changes_since", newer)
         await trio.sleep(SWEEP_S + 1)

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nx_signal.activities.identity import MAX_CHARS, digest_of, identity, settled, source_of, sourced_range
-from nx_signal.activities.message import UnknownType, best_effort_ids, decode
+from nx_signal.activities.message import best_effort_ids, decode
 from nx_signal.model import Activity, Handled, Position, Record
 
 MESSAGE: dict[str, Any] = {
@@ -28,7 +28,7 @@ AT = Position("orders", 0, 41)
 def activity(headers: dict[str, bytes] | None = None, **fields: Any) -> Activity:
     record = Record(AT, None, json.dumps(MESSAGE | fields).encode(), headers or {})
     decoded = decode(record, {"PAYMENT_SUCCESS"})
-    assert not isinstance(decoded, UnknownType)
+    assert isinstance(decoded, Activity)
     assert best_effort_ids(record) == (decoded.id, "PAYMENT_SUCCESS")
     return decoded
 

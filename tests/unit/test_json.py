@@ -38,7 +38,10 @@ from nx_signal.websocket.protocol import Protocol
 DEPTHS = (190, 199, 200, 201, 202, 500, *range(930, 1_000, 10), 100_000)
 """The interpreter's limit is 1,000 calls: what passes one decoder may be too deep for the next step."""
 ROOT = Path(nx_signal.__file__).parent
-OWN = {"model/text.py", "store/dead_letters.py", "store/rows.py", "activities/identity.py"}
+OWN = {
+    *("model/text.py", "store/dead_letters.py", "store/rows.py", "store/tickets.py"),
+    "activities/identity.py",
+}
 """These read what this service has written."""
 
 

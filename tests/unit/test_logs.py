@@ -29,6 +29,7 @@ from nx_signal.telemetry.metrics import Metrics
 from nx_signal.telemetry.redaction import redacted
 
 TOKEN = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
+TICKET = "sgt_vS3hLlb0h8nMrhlcGkYq6jJ1TnnWQ2VwS3w2mNqXc0E"
 PASSWORD = "hunter2/@x"
 LOCAL = "only-in-a-local"
 FORMATS = pytest.mark.parametrize("format", ["json", "console"])
@@ -58,11 +59,13 @@ def fail(authorization: str = f"Bearer {TOKEN}") -> None:
 
 def fail_quoting() -> None:
     """As libraries do: the message has what they were given."""
-    raise ValueError(f"no: {TOKEN} postgresql://ann:{PASSWORD}@db/x password='{PASSWORD}' \x1b[2J\u202e\x9b")
+    raise ValueError(
+        f"no: {TOKEN} {TICKET} postgresql://ann:{PASSWORD}@db/x password='{PASSWORD}' \x1b[2J\u202e\x9b"
+    )
 
 
 def no_secret_in(text: str) -> None:
-    for secret in (TOKEN, TOKEN[:30], PASSWORD, LOCAL):
+    for secret in (TOKEN, TOKEN[:30], TICKET, TICKET[:20], PASSWORD, LOCAL):
         assert secret not in text
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", re.sub("\x1b\\[[0-9;]*m", "", text))
 
@@ -256,6 +259,11 @@ def test_a_broken_connection_of_the_server_is_no_success_of_its_command(
     ("text", "shown"),
     [
         (f"a {TOKEN[:40]}", "a ***"),
+        (f"a {TICKET[:20]}", "a sgt_***"),
+        (f"GET /events?ticket={TICKET}&x=1 HTTP/1.1", "GET /events?ticket=***&x=1 HTTP/1.1"),
+        ("/events?ticket=s%67t_abc", "/events?ticket=***"),
+        (f'b\'{{"type":"Ticket","token":"{TICKET}"}}\'', 'b\'{"type":"Ticket","token":***}\''),
+        ("the budgets_total of gadgets_in_total", "the budgets_total of gadgets_in_total"),
         ("redis://:s3cret@h:1/0", "redis://:***@h:1/0"),
         ("https://u:p@h/jwks", "https://u:***@h/jwks"),
         ("Authorization: Basic YW5uOmh1bnRlcjI5OTk=", "Authorization: Basic ***"),

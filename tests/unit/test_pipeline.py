@@ -332,7 +332,7 @@ async def test_look_ups_do_not_grow_with_the_number_of_activities(autojump_clock
         line.database.driver.delay = count
         await line.process(*(message(eventId=f"e{n}") for n in range(100)))
         assert line.acked == [(0, 99)]
-        assert calls == 5, "in hand, recipients, languages, rows, traces"
+        assert calls == 6, "in hand, corrections, recipients, languages, rows, traces"
 
 
 async def test_each_activity_leaves_one_trace_of_its_outcome(autojump_clock: MockClock) -> None:

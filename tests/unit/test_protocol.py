@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nx_signal.websocket.decisions import (
     Authenticate,
     Close,
+    Credential,
     Decision,
     Join,
     Leave,
@@ -136,7 +137,7 @@ def test_a_binary_frame_with_the_same_json_is_accepted(client: Client) -> None:
     (request,) = client.protocol.receive(
         b'{"event":"authenticate","data":{"token":"t","publicKey":"k"}}', 1.0
     )
-    assert request == Authenticate("t", "k", None)
+    assert request == Authenticate(Credential("t"), "k", None)
 
 
 @pytest.mark.parametrize("event", ["join", "leave", "encrypted", "resume", "refresh", "whatever"])
@@ -156,13 +157,24 @@ def test_before_the_handshake_everything_else_gets_not_authenticated(client: Cli
         {"token": None},
         {"type": "Basic", "token": "t"},
         {"type": 1, "token": "t"},
+        {"type": "Ticket", "token": 5},
     ],
 )
 def test_an_authenticate_without_a_bearer_token_is_verified_as_an_empty_one(
     client: Client, data: Any
 ) -> None:
     (request,) = client.send("authenticate", data)
-    assert isinstance(request, Authenticate) and request.token == ""
+    assert isinstance(request, Authenticate) and not request.credential.text
+
+
+@pytest.mark.parametrize(
+    ("scheme", "is_ticket"), [("Bearer", False), ("bearer", False), ("Ticket", True), ("TICKET", True)]
+)
+def test_the_type_of_authenticate_distinguishes_a_ticket_from_a_token(
+    client: Client, scheme: str, is_ticket: bool
+) -> None:
+    (request,) = client.send("authenticate", {"type": scheme, "token": "t"})
+    assert isinstance(request, Authenticate) and request.credential == Credential("t", is_ticket)
 
 
 def test_a_refused_token_gets_authentication_failed_and_4003(client: Client) -> None:
@@ -212,7 +224,10 @@ def test_sealed_frames_carry_the_same_events(live: Client) -> None:
     assert live.send_sealed(b'{"event":"resume","data":{"rev":7}}') == [Resume(7)]
     held = b'{"event":"resume","data":{"rev":7,"history":"9f"}}'
     assert live.send_sealed(held) == [Resume(7, "9f")]
-    assert live.send_sealed(b'{"event":"refresh","data":{"token":"t2"}}') == [Refresh("t2")]
+    assert live.send_sealed(b'{"event":"refresh","data":{"token":"t2"}}') == [Refresh(Credential("t2"))]
+    assert live.send_sealed(b'{"event":"refresh","data":{"type":"Ticket","token":"t3"}}') == [
+        Refresh(Credential("t3", is_ticket=True))
+    ]
     assert live.send_sealed(b'{"event":"unknown"}') == []
     assert live.send_sealed(b'{"event":"encrypted","data":{}}') == []
     assert live.opened(live.send_sealed(b"not json")[0])["data"] == {"message": "Invalid message format"}

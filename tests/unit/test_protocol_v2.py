@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from nx_signal.delivery.topics import REFRESHED
 from nx_signal.websocket.channel import Hello
-from nx_signal.websocket.decisions import Authenticate, Close, Join, Leave, Refresh, Resume, SendFrame
+from nx_signal.websocket.decisions import (
+    Authenticate,
+    Close,
+    Credential,
+    Join,
+    Leave,
+    Refresh,
+    Resume,
+    SendFrame,
+)
 from nx_signal.websocket.noise import NoiseError
 from nx_signal.websocket.sealing import KeyPair
 from stream_kit import TIMESTAMP, Client, Client2
@@ -43,7 +52,13 @@ def test_the_token_and_a_resume_are_taken_from_the_sealed_message(client: Client
     sent = client.send(
         "authenticate", {"type": "Bearer", "token": "t", "resume": {"rev": 7, "history": "9f"}}
     )
-    assert sent == [Authenticate("t", None, Resume(7, "9f"))]
+    assert sent == [Authenticate(Credential("t"), None, Resume(7, "9f"))]
+
+
+def test_a_ticket_is_taken_from_a_sealed_message_alone(client: Client2) -> None:
+    ticket = {"type": "Ticket", "token": "t"}
+    assert client.send("authenticate", ticket) == [Authenticate(Credential("t", is_ticket=True), None, None)]
+    assert client.protocol.receive(json.dumps({"event": "authenticate", "data": ticket}), 1.0) == [NOT_SEALED]
 
 
 def test_before_authenticate_nothing_else_is_done(client: Client2) -> None:
@@ -120,7 +135,7 @@ def test_what_opens_and_is_no_event_is_an_error_as_on_version_1(live: Client2) -
 
 def test_a_refresh_gives_both_directions_new_keys(live: Client2) -> None:
     assert live.channel
-    assert live.send("refresh", {"token": "new"}) == [Refresh("new")]
+    assert live.send("refresh", {"token": "new"}) == [Refresh(Credential("new"))]
     live.channel.rekey_sending()
     assert live.send("resume", {"rev": 1}) == [Resume(1)]
     (refreshed,) = live.protocol.refreshed()

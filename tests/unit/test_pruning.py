@@ -20,7 +20,14 @@ class World:
     def __init__(self, bounds: Bounds) -> None:
         self.time = datetime(2026, 1, 1, tzinfo=UTC)
         self.database = MemoryDatabase(lambda: self.time)
-        self.pruning = Pruning(self.database.dead_letters, self.database.traces, lambda: self.time, bounds)
+        self.pruning = Pruning(
+            self.database.dead_letters,
+            self.database.traces,
+            self.database.corrections,
+            self.database.tickets,
+            lambda: self.time,
+            bounds,
+        )
 
     async def fill(self, count: int, value: bytes = b"x") -> None:
         for n in range(count):

@@ -129,7 +129,7 @@ class World:
             await pipeline.finish()
 
     def replay(self, registry: Registry) -> Replay:
-        return Replay(self.processor(registry), self.database.dead_letters, self.database.traces, Metrics())
+        return Replay(self.processor(registry), self.database.dead_letters, Metrics())
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         return await self.database.dead_letters.page(1000, None)

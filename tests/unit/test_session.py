@@ -51,9 +51,11 @@ def created(rev: int, user: str = "u1") -> Created:
         data={},
         is_read=False,
         read_at=None,
+        is_seen=False,
+        archived_at=None,
         created_at=WHEN,
     )
-    return Created(user, rev, rev, rev, history(rev), history(rev - 1), notification)
+    return Created(user, rev, rev, rev, rev, history(rev), history(rev - 1), notification)
 
 
 def backlog(after: int, head: int, limit: int = 100) -> ChangesSince:

@@ -1,17 +1,19 @@
-"""Renders a stored notification in another language, from what its first rendering had."""
+"""Renders a stored notification in another language or with other data, from what its first rendering had."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import structlog
 
-from nx_signal.activities.content import Renderer
-from nx_signal.activities.message import number
-from nx_signal.model import Activity, Json, Notification, Scope
+from nx_signal.activities.bounded import number
+from nx_signal.activities.content import Rendered, Renderer
+from nx_signal.activities.fields import rejected
+from nx_signal.model import Activity, CorrectableRow, Json, Notification, Scope
 from nx_signal.model.json import JsonDecoder
 from nx_signal.model.text import encode_json
 
@@ -39,6 +41,8 @@ class _From(msgspec.Struct, rename="camel", omit_defaults=True):
     recipient_ids: tuple[str, ...] | None = None
 
 
+_Row: TypeAlias = Notification | CorrectableRow
+
 _read = JsonDecoder[_From](_From, float_hook=number).decode
 
 
@@ -56,25 +60,49 @@ def render_again(renderer: Renderer, row: Notification, kept: str | None, locale
     """The row in another language; as it is stored where its type or data do not allow that (any more), or
     where its text depends on what was not kept: a row of a release before has no `kept`."""
     try:
-        known = _read(kept) if kept else _From()
-        activity = _activity(row, known)
-        rendered = renderer.render(activity, locale, known.time_zone)
-        unknown = {name: _ELSEWHERE[name] for name in _ELSEWHERE if getattr(known, name) is None}
-        if known.occurred_at is None:
-            unknown["occurred_at"] = row.created_at - timedelta(days=400)
-        if unknown:
-            other = renderer.render(replace(activity, **unknown), locale, known.time_zone)
-            if other.content_html != rendered.content_html:
-                return row
+        rendered = _rendered(renderer, row, row.data, kept, locale)
     except Exception as error:  # a type may come from another package
         log.debug("not_rendered_again", type=row.type, id=row.id, error=type(error).__name__)
+        return row
+    if rendered is None:
         return row
     return msgspec.structs.replace(
         row, locale=rendered.locale, content=rendered.content, content_html=rendered.content_html
     )
 
 
-def _activity(row: Notification, known: _From) -> Activity:
+def render_corrected(
+    renderer: Renderer, row: CorrectableRow, data: Mapping[str, Json], locale: str
+) -> Rendered:
+    """With this data. Raises MessageRejected where the type does not take it, or the text depends on what was
+    not kept; and any error of an event type of another package."""
+    rendered = _rendered(renderer, row, data, row.rendered_from, locale)
+    if rendered is None:
+        raise rejected(
+            "What the notifications were rendered from is not kept (an actor of more than "
+            f"{MAX_ACTOR_BYTES} bytes, or by a release before): retract the activity, and publish another."
+        )
+    return rendered
+
+
+def _rendered(
+    renderer: Renderer, row: _Row, data: Mapping[str, Json], kept: str | None, locale: str
+) -> Rendered | None:
+    """None where the text depends on what was not kept."""
+    known = _read(kept) if kept else _From()
+    activity = _activity(row, data, known)
+    rendered = renderer.render(activity, locale, known.time_zone)
+    unknown = {name: _ELSEWHERE[name] for name in _ELSEWHERE if getattr(known, name) is None}
+    if known.occurred_at is None:
+        unknown["occurred_at"] = row.created_at - timedelta(days=400)
+    if unknown:
+        other = renderer.render(replace(activity, **unknown), locale, known.time_zone)
+        if other.content_html != rendered.content_html:
+            return None
+    return rendered
+
+
+def _activity(row: _Row, data: Mapping[str, Json], known: _From) -> Activity:
     return Activity(
         id=row.activity_id,
         type=row.type,
@@ -84,7 +112,7 @@ def _activity(row: Notification, known: _From) -> Activity:
         organizer_id=row.organizer_id or "",
         merchant_id=row.merchant_id,
         recipient_ids=(row.recipient_id,) if known.recipient_ids is None else known.recipient_ids,
-        data=row.data,
+        data=data,
         subject=row.subject,
         occurred_at=known.occurred_at or row.created_at,
     )

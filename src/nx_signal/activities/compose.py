@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.content import Renderer
+from nx_signal.activities.corrector import Corrector
 from nx_signal.activities.drafts import Announce
 from nx_signal.activities.limits import NOTIFICATION_BYTES
 from nx_signal.activities.preview import Preview
@@ -36,12 +37,16 @@ def compose_activities(
     types: Mapping[str, str] = NO_TYPES,
 ) -> Activities:
     """`push_to_members` is None where no client is connected. `types`: a CloudEvent's type → eventType."""
+    corrector = Corrector(
+        database.corrections, database.traces, renderer, announce, metrics, notification_bytes
+    )
     processor = ActivityProcessor(
         registry=registry,
         renderer=renderer,
         directory=database.directory,
         inbox=database.inbox,
         traces=database.traces,
+        corrector=corrector,
         announce=announce,
         metrics=metrics,
         push_to_members=push_to_members,
@@ -50,6 +55,6 @@ def compose_activities(
     )
     return Activities(
         processor=processor,
-        replay=Replay(processor, database.dead_letters, database.traces, metrics),
+        replay=Replay(processor, database.dead_letters, metrics),
         preview=Preview(registry, renderer, database.directory, notification_bytes, types),
     )

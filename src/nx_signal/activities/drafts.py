@@ -71,8 +71,12 @@ class DraftWriter:
             row = (change.notification.activity_id, change.recipient_id)
             written.append(next(each for each in left if (each[1].activity_id, each[1].recipient_id) == row))
         self._metrics.rows.inc(len(changes))
-        # A hint: when this is cancelled between two of them, the sweep finds the rest.
-        for start in range(0, len(changes), ANNOUNCED_AT_ONCE):
-            self._announce(changes[start : start + ANNOUNCED_AT_ONCE])
-            await trio.lowlevel.checkpoint()
+        await announce_some(self._announce, changes)
         return written
+
+
+async def announce_some(announce: Announce, changes: Sequence[Change]) -> None:
+    """A hint: when this is cancelled between two of them, the sweep finds the rest."""
+    for start in range(0, len(changes), ANNOUNCED_AT_ONCE):
+        announce(changes[start : start + ANNOUNCED_AT_ONCE])
+        await trio.lowlevel.checkpoint()

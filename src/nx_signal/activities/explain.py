@@ -10,8 +10,8 @@ from datetime import datetime
 from nx_signal.activities.identity import identity, sourced_range
 from nx_signal.activities.why import why_not
 from nx_signal.delivery.sessions import Delivery, LiveSessions, SessionState, best_delivery
-from nx_signal.model import ActivityRow, Trace
-from nx_signal.store import Directory, InboxStore, Traces
+from nx_signal.model import ActivityRow, KeptCorrection, Trace
+from nx_signal.store import Corrections, Directory, InboxStore, Traces
 
 MAX_EXPLAINED = 20
 """Recipients in one answer, when none is named: every instance is queried for each of them."""
@@ -58,6 +58,8 @@ class Explained:
     rows: int
     recipients: tuple[RecipientDelivery, ...]
     unanswered: tuple[str, ...]
+    corrections: tuple[KeptCorrection, ...] = ()
+    """the one that stands first"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class _Found:
     trace: Trace | None
     rows: Sequence[ActivityRow]
     total: int
+    corrections: Sequence[KeptCorrection]
 
 
 class Explain:
@@ -85,11 +88,13 @@ class Explain:
         self,
         inbox: InboxStore,
         traces: Traces,
+        corrections: Corrections,
         directory: Directory,
         sessions: Callable[[Sequence[str]], Awaitable[LiveSessions]],
     ) -> None:
         self._inbox = inbox
         self._traces = traces
+        self._corrections = corrections
         self._directory = directory
         self._sessions = sessions
 
@@ -108,10 +113,12 @@ class Explain:
     async def _exists(self, activity_id: str) -> bool:
         if await self._traces.get(activity_id) is not None:
             return True
-        return (await self._inbox.rows_of(activity_id, None, 1))[1] > 0
+        if (await self._inbox.rows_of(activity_id, None, 1))[1]:
+            return True
+        return bool(await self._corrections.standing([activity_id]))
 
     async def explain(self, activity_id: str, recipient_id: str | None) -> Explained | None:
-        """None where neither a trace nor a row exists."""
+        """None where neither a trace nor a row nor a correction exists."""
         found = await self._find(activity_id, recipient_id)
         if found is None:
             return None
@@ -134,7 +141,10 @@ class Explain:
     async def _find(self, activity_id: str, recipient_id: str | None) -> _Found | None:
         trace = await self._traces.get(activity_id)
         rows, total = await self._inbox.rows_of(activity_id, recipient_id, MAX_EXPLAINED)
-        return _Found(activity_id, trace, rows, total) if trace is not None or total else None
+        corrections = await self._corrections.of(activity_id)
+        if trace is None and not total and not corrections:
+            return None
+        return _Found(activity_id, trace, rows, total, corrections)
 
     async def _explained(self, found: _Found, recipient_id: str | None, live: LiveSessions) -> Explained:
         by_recipient = {row.recipient_id: row for row in found.rows}
@@ -148,7 +158,14 @@ class Explain:
             else:
                 mine = [session for session in live.sessions if session.user_id == user]
                 recipients.append(recipient_delivery(user, row, mine, all_asked=not live.unanswered))
-        return Explained(found.activity_id, found.trace, found.total, tuple(recipients), live.unanswered)
+        return Explained(
+            found.activity_id,
+            found.trace,
+            found.total,
+            tuple(recipients),
+            live.unanswered,
+            tuple(found.corrections),
+        )
 
     async def _why_not(self, found: _Found, user_id: str) -> str:
         others, _ = await self._inbox.rows_of(found.activity_id, None, 1)

@@ -13,10 +13,11 @@ import trio
 
 from nx_signal.activities.in_hand import InHand
 from nx_signal.activities.outcome import ProcessedRecord, set_aside
-from nx_signal.activities.processor import ActivityProcessor, Progress
+from nx_signal.activities.processor import ActivityProcessor
+from nx_signal.activities.progress import Progress
 from nx_signal.errors import StatementBlocked, StatementFailed, StoreRejected, StoreUnavailable
 from nx_signal.model import Position, Record, Trace
-from nx_signal.store import DeadLetters, Traces
+from nx_signal.store import DeadLetters
 from nx_signal.supervise import Backoff
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
@@ -46,14 +47,12 @@ class Handling:
         self,
         processor: ActivityProcessor,
         dead_letters: DeadLetters,
-        traces: Traces,
         in_hand: InHand,
         health: Health,
         metrics: Metrics,
     ) -> None:
         self._processor = processor
         self._dead_letters = dead_letters
-        self._traces = traces
         self.in_hand = in_hand
         self._health = health
         self._metrics = metrics
@@ -162,7 +161,7 @@ class Handling:
         dead_letters = [each.dead_letter for each in processed if each.dead_letter is not None]
         if dead_letters:
             await self._dead_letters.add(dead_letters)
-        traces = await self._traces.add([each.trace for each in processed])
+        traces = await self._processor.conclude([each.trace for each in processed])
         for trace in traces:
             self._metrics.activities.labels(trace.outcome).inc()
         self._report_conflicts([trace for trace in traces if trace.outcome == "conflict"])

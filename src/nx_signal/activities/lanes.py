@@ -13,7 +13,7 @@ import trio
 
 from nx_signal.activities.handling import Begun, Handling
 from nx_signal.activities.in_hand import SET_ASIDE, Key, is_deadly, key_of
-from nx_signal.activities.processor import Progress
+from nx_signal.activities.progress import Progress
 from nx_signal.errors import StatementBlocked, StatementFailed
 from nx_signal.model import Position, Record
 from nx_signal.ports import Batch

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Activity, Json
+from nx_signal.model import Json
 from nx_signal.model.text import encode_json
 
 NOTIFICATION_BYTES = 32_768
@@ -39,16 +39,18 @@ def json_bytes(field: str, value: Mapping[str, Json], limit: int) -> int:
     return found
 
 
-def stored_bytes(activity: Activity, rendered: Mapping[str, Texts], limit: int) -> Mapping[str, int]:
+def stored_bytes(
+    subject: str | None, data_bytes: int, rendered: Mapping[str, Texts], limit: int
+) -> Mapping[str, int]:
     """By locale, of one row: its texts, and its data as JSON. Raises MessageRejected beyond the limit."""
     sizes = {}
     for locale, text in rendered.items():
-        texts = (text.content, text.content_html, text.action_url, activity.subject)
+        texts = (text.content, text.content_html, text.action_url, subject)
         of_texts = sum(len(each.encode("utf-8", "surrogatepass")) for each in texts if each)
-        sizes[locale] = of_texts + activity.data_bytes
+        sizes[locale] = of_texts + data_bytes
         if sizes[locale] > limit:
             raise MessageRejected(
                 f"The notification in {text.locale} has {sizes[locale]} bytes, {of_texts} of its texts and "
-                f"{activity.data_bytes} of its data, and may have {limit}: {WHAT_TO_DO}"
+                f"{data_bytes} of its data, and may have {limit}: {WHAT_TO_DO}"
             )
     return sizes

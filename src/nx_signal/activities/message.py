@@ -12,15 +12,15 @@ import uuid
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from nx_signal.activities.audience import Entries, addressed
+from nx_signal.activities.bounded import number, require_bounded, too_deep
 from nx_signal.activities.cloud_events import BYTE_ORDER_MARK, CONTENT_TYPE, NO_TYPES, STRUCTURED, opened
 from nx_signal.activities.envelope import foreign
 from nx_signal.activities.fields import (
@@ -38,22 +38,19 @@ from nx_signal.activities.limits import json_bytes
 from nx_signal.activities.repair import REPLACEMENT, repaired, slices, spelled
 from nx_signal.activities.trace_context import context_of
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Activity, Json, OneScope, Position, Record
+from nx_signal.model import Action, Activity, Correction, Json, OneScope, Position, Record
 from nx_signal.model.json import JsonDecoder, TooDeep
 
-MAX_DEPTH = 64
-"""Levels of objects and lists: far below where JSON parsers fail, far above real messages."""
-MAX_EXPONENT = 308
-"""Of a number, as of a double. Also bounds the work of writing one out."""
-MAX_DECIMALS = 1_000
-_TOO_LARGE: int = 10 ** (MAX_EXPONENT + 1)
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 """Of moments; both leave room for any time zone's offset."""
 
+_CREATES = (None, "create")
+"""Values of `action` in a message that is an activity by itself."""
 _MOMENT = re.compile(r"[0-9W-]{8,10}([Tt ][0-9:.,]{2,18} ?([Zz]|[+-][0-9:]{2,8})?)?")
 _NO_POSITION = Position("unsent", 0, 0)
 
+NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 _STRUCTURED: Mapping[str, bytes] = {CONTENT_TYPE: STRUCTURED}
 
 
@@ -64,8 +61,17 @@ class UnknownType:
     type: str
 
 
+_EXPECTED = {
+    "recipientScope": "expected `org`, `merchant` or `users`",
+    "audience.scope": "expected `org`, `merchant` or `users`",
+    "action": "expected `create`, `update` or `retract`",
+}
+"""Where msgspec does not name what it takes."""
+
+
 class _Typed(msgspec.Struct, rename="camel"):
-    event_type: Id
+    event_type: Id | msgspec.UnsetType = msgspec.UNSET
+    action: Json = None
 
 
 class _Identified(msgspec.Struct, rename="camel"):
@@ -93,20 +99,33 @@ class ActivityMessage(msgspec.Struct, rename="camel"):
     subject: Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)] | None = None
 
 
+class _Correcting(msgspec.Struct, rename="camel", kw_only=True):
+    action: Action
+    event_source: Source | None = None
+    data: dict[str, Json] | None = None
+    occurred_at: str | None = None
+
+
+class CorrectionMessage(_Correcting, kw_only=True):
+    """A correction of an activity (CONTRACT §3): `update` replaces its `data` whole, `retract` removes its
+    notifications for good. Unknown fields are ignored."""
+
+    event_id: Id
+
+
+class _Correction(_Correcting, kw_only=True):
+    event_id: Id | None = None
+    """it may be in a header"""
+
+
 S = TypeVar("S")
-
-
-def number(text: str) -> Decimal:
-    """A fraction of JSON with all its digits, infinite where no decoder could hold it."""
-    try:
-        return Decimal(text)
-    except InvalidOperation:  # an exponent of many digits
-        return Decimal("Infinity")
 
 
 _typed = JsonDecoder[_Typed](_Typed)
 _identified = JsonDecoder[_Identified](_Identified)
 _wire = JsonDecoder[ActivityMessage](ActivityMessage, float_hook=number)
+_correction = JsonDecoder[_Correction](_Correction, float_hook=number)
+_CORRECTED = ("action", "data", "occurredAt")
 
 
 def decode(
@@ -114,10 +133,10 @@ def decode(
     known: Container[str],
     notification_bytes: int | None = None,
     types: Mapping[str, str] = NO_TYPES,
-) -> Activity | UnknownType:
-    """The activity of a record, or `UnknownType` when its eventType is not in `known` (then nothing
-    else of it is validated). `notification_bytes`: what its `data`, and its `actor`, may have as JSON.
-    `types`: the type of a CloudEvent → eventType.
+) -> Activity | Correction | UnknownType:
+    """The activity of a record, or the correction of another one, or `UnknownType` when its eventType is not
+    in `known` (then nothing else of it is validated). `notification_bytes`: what its `data`, and its `actor`,
+    may have as JSON. `types`: the type of a CloudEvent → eventType.
 
     Scope `merchant` without a merchantId and scope `users` without recipientIds are well-formed:
     they name no recipients. Raises MessageRejected."""
@@ -126,7 +145,9 @@ def decode(
 
 def best_effort_ids(record: Record, types: Mapping[str, str] = NO_TYPES) -> tuple[str, str | None]:
     """(activity id, eventType) of a record that `decode` rejects, as far as they can be read; without an id,
-    its position."""
+    and of a correction, its position."""
+    if acts(record.value, record.headers):
+        return str(record.position), None
     event_id, source = _readable_ids(record.value, record.headers)
     with contextlib.suppress(MessageRejected):
         event_id = event_id or _header_id(record.headers)
@@ -145,7 +166,7 @@ def check(
 ) -> None:
     """Would `decode` take this message? Raises MessageRejected. Without `known` every type is known.
     `events`: it must be a CloudEvent."""
-    headers = _STRUCTURED if events else {}
+    headers = _STRUCTURED if events else NO_HEADERS
     _decode(value, _NO_POSITION, headers, known, notification_bytes, types)
 
 
@@ -181,13 +202,23 @@ def split(
 
 
 def event_type_of(
-    message: bytes, types: Mapping[str, str] = NO_TYPES, headers: Mapping[str, bytes] = MappingProxyType({})
+    message: bytes, types: Mapping[str, str] = NO_TYPES, headers: Mapping[str, bytes] = NO_HEADERS
 ) -> str | None:
-    """As far as it can be read."""
+    """Of an activity, as far as it can be read."""
+    typed = _typed_of(message, types, headers)
+    return None if typed.event_type is msgspec.UNSET or typed.action not in _CREATES else typed.event_type
+
+
+def acts(message: bytes, headers: Mapping[str, bytes] = NO_HEADERS) -> bool:
+    """Whether it is about an activity that another message brought, as far as it can be read."""
+    return _typed_of(message, NO_TYPES, headers).action not in _CREATES
+
+
+def _typed_of(message: bytes, types: Mapping[str, str], headers: Mapping[str, bytes]) -> _Typed:
     try:
-        return _typed.decode(opened(repaired(message)[0], headers, types)).event_type
+        return _typed.decode(opened(repaired(message)[0], headers, types))
     except (MessageRejected, msgspec.DecodeError):
-        return None
+        return _Typed()
 
 
 @lru_cache(maxsize=256)
@@ -219,8 +250,7 @@ def readable(error: msgspec.ValidationError, root: str = "") -> MessageRejected:
     field = (root + path.rstrip("`").replace("[...]", "")).lstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
         return rejected(f"{field}.{missing[1]} is missing.".lstrip("."))
-    if field == "recipientScope" or (field.startswith("audience[") and field.endswith("].scope")):
-        text = "expected `org`, `merchant` or `users`"
+    text = _EXPECTED.get(re.sub(r"\[\d+\]", "", field), text)
     return rejected(f"{field or 'message'}: {text[:1].lower()}{text[1:]}.")
 
 
@@ -231,22 +261,26 @@ def _decode(
     known: Container[str] | None,
     notification_bytes: int | None,
     types: Mapping[str, str],
-) -> Activity | UnknownType:
+) -> Activity | Correction | UnknownType:
     if len(value) > MAX_MESSAGE_BYTES:
         raise rejected(f"message must be at most {MAX_MESSAGE_BYTES} bytes, not {len(value)}.")
     sent = value
     value, replaced = repaired(sent)
     value = opened(value, headers, types)
     try:
-        event_type = _parse(_typed.decode, value).event_type
+        typed = _parse(_typed.decode, value)
+        event_type = typed.event_type
+        if typed.action in _CREATES and event_type is msgspec.UNSET:
+            raise rejected("eventType is missing.")
     except MessageRejected as error:
         raise rejected(foreign(sent) or str(error)) from None
+    if typed.action not in _CREATES:
+        return _decode_correction(sent, value, replaced, position, headers, notification_bytes)
+    assert event_type is not msgspec.UNSET  # noqa: S101 - see above
     if known is not None and event_type not in known:
         return UnknownType(event_type)
     wire = _parse(_wire.decode, value)
-    event_id, source = _readable_ids(sent, headers) if replaced else (wire.event_id, wire.event_source)
-    given_id = event_id or _header_id(headers)
-    source = source or _header_source(headers)
+    given_id, source = _ids(wire, sent, replaced, headers)
     scope, reaches, users = addressed(
         wire.recipient_scope, wire.recipient_ids, wire.audience, wire.organizer_id
     )
@@ -272,11 +306,45 @@ def _decode(
     )
     if replaced:
         _require_scope(activity)
-    _require_bounded({"actor": wire.actor, "data": wire.data})
+    require_bounded({"actor": wire.actor, "data": wire.data})
     if notification_bytes is None:
         return activity
     json_bytes("actor", activity.actor, notification_bytes)
     return replace(activity, data_bytes=json_bytes("data", activity.data, notification_bytes))
+
+
+def _decode_correction(
+    sent: bytes,
+    value: bytes,
+    replaced: int,
+    position: Position,
+    headers: Mapping[str, bytes],
+    notification_bytes: int | None,
+) -> Correction:
+    wire = _parse(_correction.decode, value)
+    given_id, source = _ids(wire, sent, replaced, headers)
+    if given_id is None:
+        raise rejected("eventId is missing: name the activity that is to be corrected.")
+    require_bounded({"data": wire.data})
+    data = (wire.data or {}) if wire.action == "update" else {}
+    if notification_bytes is not None:
+        json_bytes("data", data, notification_bytes)
+    return Correction(
+        activity_id=identity(given_id, source),
+        action=wire.action,
+        data=data,
+        occurred_at=None if wire.occurred_at is None else moment(wire.occurred_at, "occurredAt"),
+        position=str(position),
+        digest=digest_of(value, _CORRECTED),
+        replaced=replaced,
+    )
+
+
+def _ids(
+    wire: ActivityMessage | _Correction, sent: bytes, replaced: int, headers: Mapping[str, bytes]
+) -> tuple[str | None, str | None]:
+    event_id, source = _readable_ids(sent, headers) if replaced else (wire.event_id, wire.event_source)
+    return event_id or _header_id(headers), source or _header_source(headers)
 
 
 def _require_scope(activity: Activity) -> None:
@@ -295,7 +363,7 @@ def _parse(decode: Callable[[bytes], S], value: bytes) -> S:
             _raise_with_field(value)
         raise readable(error) from None
     except TooDeep:
-        raise _too_deep("message") from None
+        raise too_deep("message") from None
     except ValueError as error:  # msgspec.DecodeError is one
         _raise_with_field(value)
         raise rejected(f"message: not JSON ({error}).") from None
@@ -308,50 +376,7 @@ def _raise_with_field(value: bytes) -> None:
         parsed = json.loads(value, parse_int=number, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError):
         return
-    _require_bounded([parsed] if not isinstance(parsed, (dict, list)) else parsed)
-
-
-_Path: TypeAlias = "tuple[_Path | None, str | int] | None"
-"""A linked path: joined only for an error, so that other messages do not pay for it."""
-
-
-def _require_bounded(whole: dict[str, Json] | list[Json]) -> None:
-    """Raise MessageRejected, naming the field, for a number beyond the bounds or too many levels."""
-    todo: list[tuple[_Path, dict[str, Json] | list[Json], int]] = [(None, whole, 0)]
-    while todo:
-        path, container, depth = todo.pop()
-        if depth > MAX_DEPTH:
-            raise _too_deep(_join(path))
-        parts = container.items() if isinstance(container, dict) else enumerate(container)
-        for step, part in parts:
-            kind = type(part)
-            if kind is int or kind is Decimal:
-                if not _bounded(part):
-                    raise rejected(
-                        f"{_join((path, step))} must be a number below 1e{MAX_EXPONENT + 1} "
-                        f"with at most {MAX_DECIMALS} decimals."
-                    )
-            elif kind is dict or kind is list:
-                todo.append(((path, step), part, depth + 1))
-
-
-def _bounded(number: int | Decimal) -> bool:
-    if isinstance(number, int):
-        return -_TOO_LARGE < number < _TOO_LARGE
-    exponent = number.as_tuple().exponent  # a letter where it is not finite
-    return isinstance(exponent, int) and exponent >= -MAX_DECIMALS and number.adjusted() <= MAX_EXPONENT
-
-
-def _join(path: _Path) -> str:
-    parts: list[str] = []
-    while path is not None:
-        path, step = path
-        parts.append(f"[{step}]" if isinstance(step, int) else f".{step}")
-    return "".join(reversed(parts)).lstrip(".") or "message"
-
-
-def _too_deep(field: str) -> MessageRejected:
-    return rejected(f"{field}: nested deeper than {MAX_DEPTH} levels.")
+    require_bounded([parsed] if not isinstance(parsed, (dict, list)) else parsed)
 
 
 def _header_id(headers: Mapping[str, bytes]) -> str | None:
@@ -374,7 +399,7 @@ def _header(headers: Mapping[str, bytes], name: str, limit: int) -> str | None:
 
 def _event_id(message: bytes) -> str:
     """Of a message that `check` took; one of an unknown type may still hold anything there."""
-    return _readable_ids(message, {})[0] or str(uuid.uuid4())
+    return _readable_ids(message, NO_HEADERS)[0] or str(uuid.uuid4())
 
 
 def _readable_ids(message: bytes, headers: Mapping[str, bytes]) -> tuple[str | None, str | None]:

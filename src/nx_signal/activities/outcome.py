@@ -10,7 +10,7 @@ import structlog
 from nx_signal.activities.cloud_events import NO_TYPES, is_event
 from nx_signal.activities.message import UnknownType, best_effort_ids, decode, unknown_type
 from nx_signal.errors import MessageRejected, StoreRejected
-from nx_signal.model import Activity, DeadLetter, Outcome, Record, Rule, Trace
+from nx_signal.model import Activity, Correction, DeadLetter, Outcome, Record, Rule, Trace
 
 NOBODY = "The actor gets nothing of it (excludeActor), and its scope has no other recipients."
 
@@ -37,22 +37,22 @@ class ProcessedRecord:
 
 def opened(
     record: Record, known: frozenset[str], notification_bytes: int, types: Mapping[str, str] = NO_TYPES
-) -> Activity | ProcessedRecord:
-    """The activity of a record, or what becomes of one that has none. A CloudEvent in binary mode may have no
-    data, and then has no value."""
+) -> Activity | Correction | ProcessedRecord:
+    """The activity of a record, or the correction of one, or what becomes of a record that has neither. A
+    CloudEvent in binary mode may have no data, and then has no value."""
     if record.is_tombstone and not is_event(record.headers):
         position = str(record.position)
         return ProcessedRecord(record, Trace(position, position, None, None, None, 0, "tombstone"))
     try:
-        activity = decode(record, known, notification_bytes, types)
+        found = decode(record, known, notification_bytes, types)
     except Exception as error:
         return failed(record, error, types=types)
-    if isinstance(activity, UnknownType):
+    if isinstance(found, UnknownType):
         id, _ = best_effort_ids(record, types)
-        why = unknown_type(activity.type, known)
-        trace = Trace(id, str(record.position), activity.type, None, None, 0, "unknown_type", why)
+        why = unknown_type(found.type, known)
+        trace = Trace(id, str(record.position), found.type, None, None, 0, "unknown_type", why)
         return ProcessedRecord(record, trace)
-    return activity
+    return found
 
 
 def failed(
@@ -65,6 +65,8 @@ def failed(
 ) -> ProcessedRecord:
     """A dead letter, with what is known of its activity and of its recipients."""
     reason = failure_reason(error)
+    if activity is not None and activity.corrected_at is not None:
+        reason = f"As corrected at {activity.corrected_at}: {reason}"
     log.warning("dead_letter", position=str(record.position), why=reason)
     if activity is not None:
         return handled(record, activity, rule, many, "dead_letter", reason)
@@ -102,7 +104,7 @@ def handled(
         rule=rule,
         recipients=many,
         outcome=outcome,
-        reason=reason or _repair(activity.replaced),
+        reason=reason or _correction(activity.corrected_at) or repair(activity.replaced),
         digest=None if outcome == "dead_letter" else activity.digest,
         context=activity.context,
     )
@@ -118,7 +120,11 @@ def failure_reason(error: Exception) -> str:
     return f"Internal error {type(error).__name__} while handling this message."
 
 
-def _repair(replaced: int) -> str | None:
+def _correction(position: str | None) -> str | None:
+    return None if position is None else f"Its data is that of the correction at {position}, handled before."
+
+
+def repair(replaced: int) -> str | None:
     if not replaced:
         return None
     characters = "1 character" if replaced == 1 else f"{replaced} characters"

@@ -15,7 +15,8 @@ from nx_signal.activities.batches import unbatched
 from nx_signal.activities.handling import Handling
 from nx_signal.activities.in_hand import InHand, Key, key_of
 from nx_signal.activities.lanes import AT_WORK, Lanes
-from nx_signal.activities.processor import ActivityProcessor, Progress
+from nx_signal.activities.processor import ActivityProcessor
+from nx_signal.activities.progress import Progress
 from nx_signal.errors import StatementFailed
 from nx_signal.model import Position, Record
 from nx_signal.ports import Batch, Gap
@@ -45,9 +46,7 @@ class Pipeline:
         self, processor: ActivityProcessor, database: Database, owner: str, health: Health, metrics: Metrics
     ) -> None:
         self._in_hand = InHand(database.in_hand, owner)
-        self._handling = Handling(
-            processor, database.dead_letters, database.traces, self._in_hand, health, metrics
-        )
+        self._handling = Handling(processor, database.dead_letters, self._in_hand, health, metrics)
         self._health = health
         self._metrics = metrics
         self._at_work = trio.CapacityLimiter(AT_WORK)

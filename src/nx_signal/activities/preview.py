@@ -17,7 +17,7 @@ from nx_signal.activities.message import UnknownType, decode
 from nx_signal.activities.outcome import failure_reason
 from nx_signal.activities.recipients import find_recipients, resolve
 from nx_signal.activities.registry import Registry
-from nx_signal.model import Activity, Position, Reach, Record, Rule, Scope
+from nx_signal.model import Activity, Correction, Position, Reach, Record, Rule, Scope
 from nx_signal.store import Directory
 
 MAX_SHOWN = 1_000
@@ -78,13 +78,18 @@ class Preview:
         """Raises MessageRejected with the text that the dead letter would have."""
         record = Record(_UNSENT, None, message)
         activity = decode(record, self._registry.names, self._notification_bytes, self._types)
+        if isinstance(activity, Correction):
+            raise rejected(
+                f"action: {activity.action} has no preview; send the activity itself, with the data that it "
+                "is to have."
+            )
         if isinstance(activity, UnknownType):
             text = "This event type is not known here: the message would be skipped."
             return Previewed(None, activity.type, None, None, text, (), 0, {})
         (resolved,) = await resolve(self._directory, await find_recipients(self._directory, [activity]))
         try:
             rendered = render(self._renderer, resolved)
-            stored_bytes(activity, rendered, self._notification_bytes)
+            stored_bytes(activity.subject, activity.data_bytes, rendered, self._notification_bytes)
         except Exception as error:
             raise rejected(failure_reason(error)) from error
         shown = list(islice(drafts_of(resolved, rendered), MAX_SHOWN)) if rendered else []

@@ -11,6 +11,7 @@ import trio
 
 from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.content import Rendered, Renderer, negotiate
+from nx_signal.activities.corrector import Corrector, as_corrected
 from nx_signal.activities.drafts import (
     MAX_CHUNK_BYTES,
     MAX_DRAFTS,
@@ -24,6 +25,7 @@ from nx_signal.activities.identity import depends_on, settled
 from nx_signal.activities.limits import stored_bytes
 from nx_signal.activities.outcome import ProcessedRecord, failed, handled, nobody, opened
 from nx_signal.activities.portions import Portions
+from nx_signal.activities.progress import ALONE_ROWS, Progress, pause_s
 from nx_signal.activities.recipients import (
     Recipients,
     ResolvedRecipients,
@@ -35,16 +37,11 @@ from nx_signal.activities.recipients import (
 )
 from nx_signal.activities.registry import Registry
 from nx_signal.errors import StoreRejected
-from nx_signal.model import LOCALES, Activity, Position, Record, Rule, Trace
+from nx_signal.model import LOCALES, Activity, Correction, Position, Record, Rule, Trace
 from nx_signal.store import Directory, InboxStore, Traces
 from nx_signal.telemetry.metrics import Metrics
 from nx_signal.telemetry.tally import Tally
 
-ALONE_ROWS = 100
-"""Rows in one statement of a record that is processed by itself."""
-PAUSES, LONGEST_PAUSE_S = 2.0, 0.25
-"""Between two of them it pauses this many times as long as the last one took, at most so long: two thirds of
-the time are left to the activities of others."""
 AUDIENCE_PORTION = 10_000
 """Members of a large audience that are held at once."""
 MAX_UNKNOWN_TYPES = 100
@@ -52,26 +49,6 @@ MAX_UNKNOWN_TYPES = 100
 
 PushToMembers: TypeAlias = Callable[[Activity, Rule], Awaitable[None]]
 """Pushes an activity to the members' room of its scope."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """What was done of a record, kept over repetitions."""
-
-    head: str = ""
-    """its first recipient"""
-    rows: bool = False
-    """whether any row was written, by this delivery and no other"""
-    first: bool = False
-    """whether the first recipient's was"""
-    pushed: bool = False
-    done: int = 0
-    """of a record that is processed alone: how many recipients are through"""
-    after: str = ""
-    """the last of them"""
-    rule: Rule | None = None
-    max_rows: int = ALONE_ROWS
-    """in one statement"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +75,7 @@ class ActivityProcessor:
         directory: Directory,
         inbox: InboxStore,
         traces: Traces,
+        corrector: Corrector,
         announce: Announce,
         metrics: Metrics,
         notification_bytes: int,
@@ -110,6 +88,7 @@ class ActivityProcessor:
         self._directory = directory
         self._writer = DraftWriter(inbox, announce, metrics)
         self._traces = traces
+        self._corrector = corrector
         self._push_to_members = push_to_members
         self._notification_bytes = notification_bytes
         self._types = types
@@ -127,19 +106,26 @@ class ActivityProcessor:
         records; one that fails does not affect the others.
 
         Of each partition as much is processed as fits one write. What follows is left out, and may begin with
-        a record for `process_alone`. May be repeated, with the same `progress`: existing rows stay as they
-        are. Raises StoreUnavailable."""
+        a record for `process_alone`, as every correction is. May be repeated, with the same `progress`:
+        existing rows stay as they are. Raises StoreUnavailable."""
         outcomes: dict[int, ProcessedRecord] = {}
         decoded: dict[int, Activity] = {}
         for index, record in enumerate(records):
-            activity = self._opened(record)
-            if isinstance(activity, ProcessedRecord):
-                outcomes[index] = activity
+            opened = self._opened(record)
+            if isinstance(opened, ProcessedRecord):
+                outcomes[index] = opened
+            elif isinstance(opened, Activity):
+                decoded[index] = opened
+        settled = await self._settled([(records[index], activity) for index, activity in decoded.items()])
+        activities = {}
+        for index, one in zip(decoded, settled, strict=True):
+            if isinstance(one, ProcessedRecord):
+                outcomes[index] = one
             else:
-                decoded[index] = activity
-        activities = await self._settled([(records[index], activity) for index, activity in decoded.items()])
+                activities[index] = one
         most = MAX_DRAFTS + 1
-        found = dict(zip(decoded, await find_recipients(self._directory, activities, most), strict=True))
+        asked = await find_recipients(self._directory, list(activities.values()), most)
+        found = dict(zip(activities, asked, strict=True))
         for index in [index for index, each in found.items() if not each.users]:
             outcomes[index] = nobody(records[index], found.pop(index).activity)
         few = {index: each for index, each in found.items() if len(each.users) < most}
@@ -164,10 +150,14 @@ class ActivityProcessor:
         """As `process`, for one record with any number of recipients: in portions, each written and announced
         before the next. `begun` is called once the first rows are durable. Repeated with the same progress it
         goes on where it stopped; after a crash it finds what was written. Raises StoreUnavailable."""
-        activity = self._opened(record)
+        opened = self._opened(record)
+        if isinstance(opened, ProcessedRecord):
+            return opened
+        if isinstance(opened, Correction):
+            return await self._corrector.correct(record, opened, progress, begun)
+        (activity,) = await self._settled([(record, opened)])
         if isinstance(activity, ProcessedRecord):
             return activity
-        (activity,) = await self._settled([(record, activity)])
         texts: Mapping[str, Rendered] = {}
         sizes: Mapping[str, int] = {}
         portions = None
@@ -181,7 +171,7 @@ class ActivityProcessor:
                     texts = {
                         each: self._renderer.render(activity, each, resolved.time_zone) for each in LOCALES
                     }
-                    sizes = stored_bytes(activity, texts, self._notification_bytes)
+                    sizes = self._sizes(activity, texts)
                 except Exception as error:
                     return failed(record, error, activity, portion.rule, progress.done)
                 self._count_untranslated(activity, texts)
@@ -195,7 +185,12 @@ class ActivityProcessor:
         rule, many = progress.rule, progress.done
         return handled(record, activity, rule, many, "stored" if progress.rows else "duplicate")
 
-    def _opened(self, record: Record) -> Activity | ProcessedRecord:
+    async def conclude(self, traces: Sequence[Trace]) -> Sequence[Trace]:
+        """Write the traces of what was processed, before it is acked: see Traces.add. What was corrected
+        meanwhile is corrected here. May be repeated. Raises StoreUnavailable."""
+        return await self._corrector.conclude(traces)
+
+    def _opened(self, record: Record) -> Activity | Correction | ProcessedRecord:
         found = opened(record, self._registry.names, self._notification_bytes, self._types)
         if isinstance(found, ProcessedRecord) and found.trace.outcome == "unknown_type":
             self._report_unknown(found.trace)
@@ -209,11 +204,20 @@ class ActivityProcessor:
         tally = self._unknown_types.setdefault(type, Tally("unknown_event_type"))
         tally.count(type=trace.type, position=trace.position, why=trace.reason)
 
-    async def _settled(self, decoded: Sequence[tuple[Record, Activity]]) -> list[Activity]:
-        """With the identities that depend on what was handled before."""
+    async def _settled(self, decoded: Sequence[tuple[Record, Activity]]) -> list[Activity | ProcessedRecord]:
+        """With the identities that depend on what was handled before, and as they were corrected before they
+        came: what was retracted is an outcome."""
         ids = [id for _, activity in decoded if (id := depends_on(activity)) is not None]
-        handled = await self._traces.handled(ids) if ids else {}
-        return [settled(activity, str(record.position), handled) for record, activity in decoded]
+        before = await self._traces.handled(ids) if ids else {}
+        activities = [settled(activity, str(record.position), before) for record, activity in decoded]
+        standing = await self._corrector.standing(activities)
+        return [
+            as_corrected(record, activity, standing.get(activity.id))
+            for (record, _), activity in zip(decoded, activities, strict=True)
+        ]
+
+    def _sizes(self, activity: Activity, texts: Mapping[str, Rendered]) -> Mapping[str, int]:
+        return stored_bytes(activity.subject, activity.data_bytes, texts, self._notification_bytes)
 
     def _fitting(
         self,
@@ -239,7 +243,7 @@ class ActivityProcessor:
                 continue
             try:
                 texts = render(self._renderer, each)
-                sizes = stored_bytes(each.activity, texts, self._notification_bytes)
+                sizes = self._sizes(each.activity, texts)
             except Exception as error:
                 outcomes[index] = failed(record, error, each.activity, each.rule, len(each.recipients))
                 continue
@@ -339,7 +343,7 @@ class ActivityProcessor:
             if is_first:
                 await self._push(each.resolved.activity, each.resolved.rule, progress)
                 await begun()
-            await trio.sleep(min(PAUSES * (trio.current_time() - began_s), LONGEST_PAUSE_S))
+            await trio.sleep(pause_s(began_s))
 
     async def _push(self, activity: Activity, rule: Rule, progress: Progress) -> None:
         """Only where the members of the scope, and all of them, are the recipients. Two deliveries of one

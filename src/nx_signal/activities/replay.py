@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import trio
 
-from nx_signal.activities.processor import ActivityProcessor, Progress
+from nx_signal.activities.processor import ActivityProcessor
+from nx_signal.activities.progress import Progress
 from nx_signal.errors import MessageRejected
 from nx_signal.model import Record, Trace
-from nx_signal.store import DeadLetters, Traces
+from nx_signal.store import DeadLetters
 from nx_signal.telemetry.metrics import Metrics
 
 
 class Replay:
-    def __init__(
-        self, processor: ActivityProcessor, dead_letters: DeadLetters, traces: Traces, metrics: Metrics
-    ) -> None:
+    def __init__(self, processor: ActivityProcessor, dead_letters: DeadLetters, metrics: Metrics) -> None:
         self._processor = processor
         self._dead_letters = dead_letters
-        self._traces = traces
         self._metrics = metrics
 
     async def replay(self, id: int) -> Trace | None:
@@ -33,7 +31,7 @@ class Replay:
         processed = await self._processor.process([record], {}) or [
             await self._processor.process_alone(record, Progress(), trio.lowlevel.checkpoint)
         ]
-        (trace,) = await self._traces.add([processed[0].trace])
+        (trace,) = await self._processor.conclude([processed[0].trace])
         self._metrics.activities.labels(trace.outcome).inc()
         if trace.outcome == "dead_letter":
             await self._dead_letters.set_error(id, trace.reason or "")

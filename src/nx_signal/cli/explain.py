@@ -27,6 +27,7 @@ from nx_signal.model.terminal import visible, visible_json
 from nx_signal.model.timestamps import format_timestamp, now, to_milliseconds
 from nx_signal.rest.explain import (
     ActivitiesAround,
+    ActivityCorrection,
     ActivityExplanation,
     ExplainedRecipient,
     explained,
@@ -102,7 +103,9 @@ def _not_known(event: str) -> NotKnown:
 async def _from_store(settings: Settings, asked: _Asked) -> ActivityExplanation | ActivitiesAround:
     async with open_database(settings) as database:
         await database.check()
-        explain = Explain(database.inbox, database.traces, database.directory, _no_instance_asked)
+        explain = Explain(
+            database.inbox, database.traces, database.corrections, database.directory, _no_instance_asked
+        )
         if asked.event is None:
             recipient, since, until = asked.recipient or "", asked.since or now(), asked.until or now()
             return explained_around(
@@ -191,9 +194,16 @@ def _lines(found: ActivityExplanation) -> list[str]:
         for name in ("traceparent", "tracestate", "dataschema"):
             if (value := getattr(trace, name)) is not None:
                 lines.append(f"  {name}: {value}")
+    lines += [f"  {_correction(each)}" for each in found.corrections]
     lines.append(f"  Notifications: {found.rows}.")
     lines += [f"  {_recipient(each)}" for each in found.deliveries]
     return [visible(line) for line in lines]
+
+
+def _correction(each: ActivityCorrection) -> str:
+    what = "Retracted" if each.action == "retract" else "Corrected"
+    state = f"{each.changed} notifications changed" if each.stands else "another one stands"
+    return f"{what} at {each.position}, as of {each.occurred_at}, handled {each.handled_at}: {state}."
 
 
 def _recipient(each: ExplainedRecipient) -> str:

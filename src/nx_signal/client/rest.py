@@ -73,11 +73,35 @@ class MarkedAll(msgspec.Struct, frozen=True, rename="camel"):
     history: str | None = None
 
 
+class ChangeFrame(msgspec.Struct, frozen=True):
+    event: str
+    data: dict[str, Json]
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """`rev` and `history`: what to ask with next. `reset`: the list is to be fetched again."""
+
+    changes: list[ChangeFrame]
+    rev: int
+    history: str
+    unread: int
+    total: int
+    reset: bool
+
+
 class Accepted(msgspec.Struct, frozen=True, rename="camel"):
     """`unknown_type`: its event type is not known to the server, so it will make no notification."""
 
     event_id: str
     unknown_type: bool = False
+
+
+class Ticket(msgspec.Struct, frozen=True, rename="camel"):
+    """Stands in for the token once, until `expires_at`."""
+
+    ticket: str
+    purpose: str
+    expires_at: datetime
 
 
 class AcceptedAll(msgspec.Struct, frozen=True, rename="camel"):
@@ -100,6 +124,18 @@ class Rest:
 
     async def count(self, **where: str) -> Count:
         return await self._call(Count, "GET", "/notifications/count", query=where)
+
+    async def changes(
+        self, after: int | None = None, history: str | None = None, *, wait_s: int = 20, limit: int = 100
+    ) -> Changes:
+        """What changed after this revision; where nothing did, what does within `wait_s`. Without `after`:
+        where the inbox stands."""
+        query = {"wait": str(wait_s), "limit": str(limit)}
+        if after is not None:
+            query["after"] = str(after)
+        if history:
+            query["history"] = history
+        return await self._call(Changes, "GET", "/notifications/changes", query=query)
 
     async def get(self, id: str) -> Notification:
         return await self._call(Notification, "GET", f"/notifications/{quote(id, safe='')}")
@@ -132,6 +168,10 @@ class Rest:
         query = {"strict": "true"} if strict else None
         answer = await self._call(AcceptedAll, "POST", "/activities", query=query, body=messages)
         return answer.accepted
+
+    async def ticket(self, purpose: str) -> Ticket:
+        """`purpose`: events or stream."""
+        return await self._call(Ticket, "POST", "/tickets", body={"purpose": purpose})
 
     async def explain(self, type: type[T], event_id: str, query: Mapping[str, str]) -> T:
         """What was done with an activity, decoded as `type`."""
@@ -171,12 +211,7 @@ class Rest:
             raise RestUnavailable(f"{self._url} cannot be reached: {why}") from None
         if answer.is_success:
             return answer
-        code, detail = _problem(answer)
-        if answer.status_code in (429, 502, 503, 504):
-            raise RestUnavailable(
-                f"{self._url} is not ready ({answer.status_code}, {code}): {detail}", _retry_after_s(answer)
-            )
-        raise RestRefused(answer.status_code, code, detail)
+        raise error_of(answer, self._url)
 
 
 @asynccontextmanager
@@ -188,6 +223,16 @@ async def open_rest(url: str, token: str, *, timeout_s: float = TIMEOUT_S) -> As
     headers = {"Authorization": f"Bearer {token}"}
     async with http_client(url, timeout_s, headers=headers) as http:
         yield Rest(http, url)
+
+
+def error_of(answer: httpx.Response, url: str) -> RestRefused | RestUnavailable:
+    """Of an answer that is no success."""
+    code, detail = _problem(answer)
+    if answer.status_code in (429, 502, 503, 504):
+        return RestUnavailable(
+            f"{url} is not ready ({answer.status_code}, {code}): {detail}", _retry_after_s(answer)
+        )
+    return RestRefused(answer.status_code, code, detail)
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import trio
 
@@ -95,6 +96,7 @@ async def open_stream(
     url: str,
     token: str,
     *,
+    scheme: Literal["Bearer", "Ticket"] = "Bearer",
     resume: int | None = None,
     history: str | None = None,
     subprotocols: Sequence[str] = (),
@@ -107,6 +109,8 @@ async def open_stream(
 ) -> AsyncIterator[Stream]:
     """Connect, agree on keys, authenticate. With `resume`, what changed after that revision comes first;
     with its `history`, a store that went back since is noticed: then there is a `state` with `reset`.
+
+    `scheme` `Ticket`: `token` is a ticket, which is good for one call of this.
 
     `version` of the cryptography: 2, or 1 as the original has it; none is a substitute for the other.
     `server_keys`: what the server may prove on version 2, 32 bytes each; without them those of its JWK Set.
@@ -125,7 +129,7 @@ async def open_stream(
         connect_timeout_s=connect_timeout_s,
         ssl_context=ssl_context or tls_for(url),
     ) as socket:
-        credentials: dict[str, Json] = {"type": "Bearer", "token": token}
+        credentials: dict[str, Json] = {"type": scheme, "token": token}
         if resume is not None:
             credentials["resume"] = (
                 {"rev": resume} if history is None else {"rev": resume, "history": history}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -10,11 +10,12 @@ import trio
 from nx_signal.delivery.backlog import Pool
 from nx_signal.delivery.hub import Hub
 from nx_signal.delivery.recovery import Recovery
-from nx_signal.delivery.rooms import RoomRules, canonical
+from nx_signal.delivery.rooms import RoomRules, canonical, refused_rooms_data
 from nx_signal.delivery.session import Session
 from nx_signal.delivery.subscriptions import Subscriptions
+from nx_signal.delivery.topics import ERROR, frame
 from nx_signal.delivery.transport import Transport
-from nx_signal.errors import StoreUnavailable
+from nx_signal.errors import SessionsFull, StoreUnavailable
 from nx_signal.model import InboxSummary, Principal
 from nx_signal.model.channels import channel, room_channels
 from nx_signal.ports import Now
@@ -68,6 +69,11 @@ class Admission:
         most = self._max_sessions_per_user
         return most is None or len(self._hub.sessions_of(user_id)) < most
 
+    def require_room(self, user_id: str) -> None:
+        """Raises SessionsFull."""
+        if not self.has_room(user_id):
+            raise SessionsFull("You have as many sessions here as a user may have; end one, then try again.")
+
     def open(self, client_id: str, principal: Principal, transport: Transport) -> Session:
         """A session that is not attached yet."""
         return Session(
@@ -109,6 +115,13 @@ class Admission:
         self._hub.join(session, allowed)
         await self.wait_subscribed(session)
         return frozenset(room for room in meant if meant[room] in allowed)
+
+    async def enter(self, session: Session, rooms: Sequence[str], malformed: Sequence[str] = ()) -> None:
+        """`join`, and an `error` that names those that were not entered. `malformed`: no names of rooms."""
+        allowed = await self.join(session, rooms)
+        refused = [*(room for room in rooms if room not in allowed), *malformed]
+        if refused:
+            session.notify(frame(ERROR, refused_rooms_data(refused)))
 
     def leave(self, session: Session, rooms: Iterable[str]) -> None:
         """Leave these rooms, except the client's own."""

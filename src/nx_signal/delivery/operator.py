@@ -119,7 +119,7 @@ class LocalClients:
             "userId": session.user_id,
             "rooms": sorted(session.rooms)[:MAX_ROOMS_SHOWN],
             "state": "authenticated",
-            "encrypted": True,
+            "encrypted": session.transport.encrypted,
             "connectedAt": format_timestamp(session.connected_at),
             "lastActivity": format_timestamp(session.last_activity),
             "serverId": self._server_id,

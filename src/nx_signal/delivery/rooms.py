@@ -19,8 +19,15 @@ from nx_signal.model.wire import encode_json
 from nx_signal.store import Directory
 
 MAX_ROOM_CHARS = 256
+MAX_ROOMS_PER_REQUEST = 100
+"""Of a `join`, or of a request; further ones are not read."""
+RESERVED_ROOM_PREFIX = "ws:"
 REFUSED_ROOMS_NAMED = 20
 """An error names at most this many refused rooms, so that it stays small."""
+
+
+def is_room_name(room: str) -> bool:
+    return 0 < len(room) <= MAX_ROOM_CHARS and not room.startswith(RESERVED_ROOM_PREFIX)
 
 
 def canonical(room: str, user_id: str) -> str:

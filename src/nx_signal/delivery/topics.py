@@ -8,6 +8,8 @@ from nx_signal.model.timestamps import format_timestamp
 from nx_signal.model.wire import browser_safe, encode_json
 
 STATE = "observation/signal/notification/state"
+NOTIFICATIONS = STATE.removesuffix("state")
+"""Begins the topics of an inbox's log, and of its `state`: their data has `rev` and `history`."""
 ACTIVITY = "observation/signal/activity/created"
 """`{eventId, eventSource, type, organizerId, merchantId, subject, actor, data, occurredAt}` to the members'
 room."""
@@ -21,6 +23,8 @@ REFRESHED = "observation/signal/stream/refreshed"
 
 GOAWAY = "goaway"
 CONNECTED = "connected"
+CLOSED = "closed"
+"""`{code, reason}`: the last event of a transport that has no close frame."""
 ERROR = "error"
 EXPIRING = "expiring"
 """`{expiresInMs}`, a minute before the token's end closes the connection 4005."""
@@ -58,6 +62,7 @@ def state_data(head: InboxSummary, *, reset: bool) -> bytes:
             "rev": head.rev,
             "history": head.history,
             "unread": head.unread,
+            "unseen": head.unseen,
             "total": head.total,
             "reset": reset,
         }

@@ -24,11 +24,12 @@ class PushResult(Enum):
 
 
 class CloseReason(Enum):
-    """Why the server ends a session. A transport maps each to what its protocol has for it."""
+    """Why the server ends a session: the code and the words of CONTRACT §1, Errors and close codes."""
 
-    DISCONNECTED = "Disconnected by operator"
-    GOING_AWAY = "Server shutting down"
-    SLOW_CONSUMER = "Slow consumer"
+    GOING_AWAY = (1001, "Server shutting down")
+    TOKEN_EXPIRED = (4005, "Token expired")
+    DISCONNECTED = (4006, "Disconnected by operator")
+    SLOW_CONSUMER = (4008, "Slow consumer")
 
 
 class Transport(Protocol):
@@ -36,6 +37,10 @@ class Transport(Protocol):
 
     A transport calls `Session.drained` when it has refused a push and has room again, and `Session.end` when
     the client takes nothing any more."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it seals what is pushed, beside TLS."""
 
     @property
     def queued_bytes(self) -> int:

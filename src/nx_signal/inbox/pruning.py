@@ -1,5 +1,5 @@
-"""Removal of what operators alone read, dead letters and traces, beyond an age, a number or a total size: in
-portions, between which others have their turn."""
+"""Removal of what operators alone read, dead letters and traces, beyond an age, a number or a total size, and
+of expired tickets: in portions, between which others have their turn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trio
 
 from nx_signal.inbox.maintenance import again, paced
 from nx_signal.ports import Now
-from nx_signal.store import DeadLetters, Traces
+from nx_signal.store import Corrections, DeadLetters, Tickets, Traces
 from nx_signal.store.rows import MAX_INTEGER
 
 log = structlog.get_logger()
@@ -27,6 +27,8 @@ MAX_LETTER_BYTES = 1024**3
 """Of all dead letters: each may have a megabyte."""
 PRUNED_LETTERS = 50
 PRUNED_TRACES = 1_000
+TICKETS_EVERY_S = 60.0
+PRUNED_TICKETS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,19 @@ KEEP_ALL = Bounds(0, MAX_INTEGER, 0, MAX_INTEGER)
 
 
 class Pruning:
-    def __init__(self, dead_letters: DeadLetters, traces: Traces, now: Now, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        dead_letters: DeadLetters,
+        traces: Traces,
+        corrections: Corrections,
+        tickets: Tickets,
+        now: Now,
+        bounds: Bounds,
+    ) -> None:
         self._dead_letters = dead_letters
         self._traces = traces
+        self._corrections = corrections
+        self._tickets = tickets
         self._now = now
         self._bounds = bounds
 
@@ -54,6 +66,8 @@ class Pruning:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(again, LETTERS_EVERY_S, self.prune_letters)
             nursery.start_soon(again, TRACES_EVERY_S, self.prune_traces)
+            nursery.start_soon(again, TRACES_EVERY_S, self.prune_corrections)
+            nursery.start_soon(again, TICKETS_EVERY_S, self.prune_tickets)
             task_status.started()
 
     async def prune_letters(self) -> None:
@@ -83,6 +97,23 @@ class Pruning:
                 why=f"Those beyond APP_ENV_TRACE_DAYS ({bounds.trace_days}) or APP_ENV_TRACES "
                 f"({bounds.traces}) go, the oldest first: explain then has no record of them.",
             )
+
+    async def prune_corrections(self) -> None:
+        """Bounded as the traces are."""
+        bounds = self._bounds
+        upto = await self._corrections.excess(self._before(bounds.trace_days), bounds.traces)
+        removed = await _all(self._corrections.remove_up_to, upto, PRUNED_TRACES)
+        if removed:
+            log.info(
+                "corrections_removed",
+                removed=removed,
+                why=f"Those beyond APP_ENV_TRACE_DAYS ({bounds.trace_days}) or APP_ENV_TRACES "
+                f"({bounds.traces}) go, the oldest first: an activity that comes later is not corrected.",
+            )
+
+    async def prune_tickets(self) -> None:
+        while await paced(self._tickets.remove_expired, PRUNED_TICKETS):
+            pass
 
     def _before(self, days: int) -> datetime | None:
         return self._now() - timedelta(days=days) if days else None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from nx_signal.model import Change, InboxFilter, InboxPage, InboxSummary, Notification
+from nx_signal.model import Change, InboxFilter, InboxPage, InboxSummary, Mark, Notification
 from nx_signal.store import InboxStore
+from nx_signal.store.marks import MarkAll, MarkedIds
 
 
 class Inbox:
@@ -42,13 +43,52 @@ class Inbox:
 
     async def mark_read(self, user_id: str, id: int, origin: str | None = None) -> Notification | None:
         """None as for `get`. Idempotent: the first read_at stays. `origin`: the client that made the call."""
-        result = await self._store.mark_read(user_id, id, origin)
+        return await self.mark(user_id, id, "read", origin)
+
+    async def mark(self, user_id: str, id: int, mark: Mark, origin: str | None = None) -> Notification | None:
+        """The notification after it; None as for `get`. Idempotent."""
+        result = await self._store.mark(user_id, id, mark, origin)
         if result is None:
             return None
         notification, change = result
         if change is not None:
             self._announce((change,))
         return notification
+
+    async def mark_ids(
+        self, user_id: str, ids: Sequence[int], mark: Mark, origin: str | None = None
+    ) -> MarkedIds:
+        """At most marks.MAX_IDS different ones."""
+        marked = await self._store.mark_ids(user_id, ids, mark, origin)
+        if marked.change is not None:
+            self._announce((marked.change,))
+        return marked
+
+    async def mark_all(self, covers: MarkAll) -> tuple[int, InboxSummary]:
+        """(how many changed, the head after): one change for each 1,000 of them, announced in turn. Raises
+        HistoryLost as `mark_all_read` does."""
+        updated, rest = 0, covers
+        while True:
+            portion = await self._store.mark_portion(rest)
+            if portion.change is not None:
+                self._announce((portion.change,))
+            updated += portion.updated
+            if portion.rest is None:
+                return updated, portion.head
+            rest = portion.rest
+
+    async def mark_all_seen(
+        self,
+        user_id: str,
+        up_to_rev: int | None = None,
+        origin: str | None = None,
+        history: str | None = None,
+    ) -> tuple[int, InboxSummary]:
+        """(how many became seen, the head after). Raises HistoryLost as `mark_all_read` does."""
+        updated, head, change = await self._store.mark_all_seen(user_id, up_to_rev, origin, history)
+        if change is not None:
+            self._announce((change,))
+        return updated, head
 
     async def mark_all_read(
         self,

@@ -45,6 +45,9 @@ from nx_signal.model.activities import (
     RETRYABLE_OUTCOMES as RETRYABLE_OUTCOMES,
 )
 from nx_signal.model.activities import (
+    Action as Action,
+)
+from nx_signal.model.activities import (
     Activity as Activity,
 )
 from nx_signal.model.activities import (
@@ -57,6 +60,12 @@ from nx_signal.model.activities import (
     Audience as Audience,
 )
 from nx_signal.model.activities import (
+    CorrectableRow as CorrectableRow,
+)
+from nx_signal.model.activities import (
+    Correction as Correction,
+)
+from nx_signal.model.activities import (
     DeadLetter as DeadLetter,
 )
 from nx_signal.model.activities import (
@@ -64,6 +73,9 @@ from nx_signal.model.activities import (
 )
 from nx_signal.model.activities import (
     Json as Json,
+)
+from nx_signal.model.activities import (
+    KeptCorrection as KeptCorrection,
 )
 from nx_signal.model.activities import (
     OneScope as OneScope,
@@ -102,10 +114,16 @@ from nx_signal.model.changes import (
     Deleted as Deleted,
 )
 from nx_signal.model.changes import (
+    Mark as Mark,
+)
+from nx_signal.model.changes import (
     Read as Read,
 )
 from nx_signal.model.changes import (
     Unknown as Unknown,
+)
+from nx_signal.model.changes import (
+    Updated as Updated,
 )
 from nx_signal.model.filters import (
     Condition as Condition,

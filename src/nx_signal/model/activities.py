@@ -100,6 +100,57 @@ class Activity:
     replaced: int = 0
     data_bytes: int = field(default=0, compare=False)
     """of `data` as JSON"""
+    corrected_at: str | None = None
+    """the position of the correction that `data` is of"""
+
+
+Action: TypeAlias = Literal["update", "retract"]
+"""What a message does to an activity that another one brought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One decoded, validated message that corrects or retracts the activity `activity_id`. `data` takes the
+    place of the activity's; {} with a retraction. `occurred_at` is None where the time of handling counts.
+    `position` is its record's, as text; the others are as in Activity."""
+
+    activity_id: str
+    action: Action
+    data: Mapping[str, Json]
+    occurred_at: datetime | None
+    position: str
+    digest: str
+    replaced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCorrection:
+    """One that the store has. Ids ascend with the time of handling; `changed` is how many rows it changed."""
+
+    id: int
+    activity_id: str
+    action: Action
+    data: Mapping[str, Json]
+    occurred_at: datetime
+    position: str
+    handled_at: datetime
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectableRow:
+    """One recipient's row of an activity, and what its content is rendered from."""
+
+    id: int
+    recipient_id: str
+    activity_id: str
+    type: str
+    organizer_id: str | None
+    merchant_id: str | None
+    subject: str | None
+    locale: str
+    created_at: datetime
+    rendered_from: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +174,12 @@ class DeadLetter:
     created_at: datetime | None = None
 
 
-Outcome: TypeAlias = Literal["stored", "duplicate", "conflict", "tombstone", "unknown_type", "dead_letter"]
+Outcome: TypeAlias = Literal[
+    "stored", "duplicate", "conflict", "tombstone", "unknown_type", "dead_letter", "corrected", "retracted"
+]
 """Of a record: rows were written; all of them existed; its identity is another activity's, with other
-content; it has no value; its type is not known here; it was set aside."""
+content; it has no value; its type is not known here; it was set aside; it corrects or retracts another one;
+that one was retracted before it came."""
 
 RETRYABLE_OUTCOMES: frozenset[Outcome] = frozenset({"unknown_type", "dead_letter"})
 """Those that wrote no row: handled again, the record may still have another outcome."""
@@ -148,6 +202,8 @@ class Trace:
     """given by the store"""
     digest: str | None = field(default=None, compare=False)
     """of the content, to be compared with; None where there is none, and where it is read back"""
+    corrected: bool = field(default=False, compare=False)
+    """whether a correction of the activity is kept; set by Traces.add"""
     context: ActivityContext | None = None
 
 

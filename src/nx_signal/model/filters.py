@@ -17,12 +17,14 @@ FIELDS: Mapping[str, FieldKind] = {
     "organizer_id": "optional_text",
     "merchant_id": "optional_text",
     "is_read": "flag",
+    "archived": "flag",
     "created_at": "time",
 }
-"""Attribute of a Notification, and column → what may be compared with it."""
+"""Attribute of a Notification → what may be compared with it."""
 
 PARAMETERS: Mapping[str, tuple[str, ConditionOperator]] = {
     "is_read": ("is_read", "eq"),
+    "archived": ("archived", "eq"),
     "type": ("type", "eq"),
     "organizer_id": ("organizer_id", "eq"),
     "merchant_id": ("merchant_id", "eq"),
@@ -53,9 +55,18 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class InboxFilter:
-    """Rows for which all conditions hold."""
+    """Rows for which all conditions hold: archived ones where a condition asks for them, else those of the
+    inbox."""
 
     conditions: tuple[Condition, ...] = ()
+
+    @property
+    def archived(self) -> bool:
+        return any(
+            condition.field == "archived"
+            and (condition.operator, condition.value) in (("eq", True), ("neq", False))
+            for condition in self.conditions
+        )
 
     @classmethod
     def of(cls, *conditions: Condition, **parameters: Any) -> InboxFilter:

@@ -49,7 +49,13 @@ class Notification(_Addressed, frozen=True, kw_only=True):
     changed_rev: int
     is_read: bool
     read_at: datetime | None
+    is_seen: bool
+    archived_at: datetime | None
     created_at: datetime
+
+    @property
+    def archived(self) -> bool:
+        return self.archived_at is not None
 
 
 DRAFT_FIELDS = Draft.__struct_fields__
@@ -69,7 +75,15 @@ def created(
     values = msgspec.structs.asdict(draft) | {"data": data}
     del values["rendered_from"]
     return Notification(
-        **values, id=id, rev=rev, changed_rev=rev, is_read=False, read_at=None, created_at=created_at
+        **values,
+        id=id,
+        rev=rev,
+        changed_rev=rev,
+        is_read=False,
+        read_at=None,
+        is_seen=False,
+        archived_at=None,
+        created_at=created_at,
     )
 
 
@@ -77,13 +91,17 @@ def created(
 class InboxSummary:
     """The state of one inbox at a revision. An inbox never written to has InboxSummary(id, 0, 0, 0).
 
-    `history` identifies the change at `rev`, as in changes.py."""
+    `total` counts what is neither deleted nor archived; of these `unread` is not read, and of those
+    `unseen` is not seen. Rows up to `seen_rev` are seen. `history` identifies the change at `rev`, as in
+    changes.py."""
 
     recipient_id: str
     rev: int
     total: int
     unread: int
     history: str = ""
+    unseen: int = 0
+    seen_rev: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from nx_signal.model.timestamps import format_timestamp
 CREATED = "observation/signal/notification/created"
 READ = "observation/signal/notification/read"
 DELETED = "observation/signal/notification/deleted"
+UPDATED = "observation/signal/notification/updated"
 
 MAX_REV = 2**63 - 1
 
@@ -92,6 +93,8 @@ class Notification(NotificationContent, frozen=True, rename="camel", kw_only=Tru
     locale: str
     is_read: bool
     read_at: Time | None
+    is_seen: bool
+    archived_at: Time | None
     rev: Revision
     created_at: Time
 
@@ -104,6 +107,8 @@ def notification(row: notifications.Notification) -> Notification:
         locale=row.locale,
         is_read=row.is_read,
         read_at=format_timestamp(row.read_at),
+        is_seen=row.is_seen,
+        archived_at=format_timestamp(row.archived_at),
         rev=row.rev,
         created_at=format_timestamp(row.created_at),
     )
@@ -119,13 +124,15 @@ def _content(row: notifications.Notification) -> list[Json]:
 
 
 class Created(NotificationContent, frozen=True, rename="camel"):
-    """A notification was created; `unread` is the inbox's count at this `rev`."""
+    """A notification was created; `unread`, `unseen` and `total` are the inbox's counts at this `rev`."""
 
     id: Id
     is_read: bool
     created_at: Time
     rev: Revision
     unread: Count
+    unseen: Count
+    total: Count
     history: History
 
 
@@ -136,6 +143,8 @@ class Read(msgspec.Struct, frozen=True, rename="camel"):
     read_at: Time
     rev: Revision
     unread: Count
+    unseen: Count
+    total: Count
     origin: str | None
     history: History
     ids: list[str] | UnsetType = UNSET
@@ -150,7 +159,34 @@ class Deleted(msgspec.Struct, frozen=True):
     ids: list[str]
     rev: Revision
     unread: Count
+    unseen: Count
+    total: Count
     history: History
+
+
+class Updated(msgspec.Struct, frozen=True, rename="camel"):
+    """Notifications changed otherwise: those of `ids`, or every one up to `upToRev`, only those that are read
+    where `onlyRead`: of the inbox, or archived ones where `archived` is false; `seen` covers both. What
+    changed is present. `isRead` false: unread again, and still seen. `content`, `contentHtml`, `actionUrl`
+    and `data` come together: what the one of `ids` has now that its producer corrected it. `at`: when."""
+
+    at: Time
+    rev: Revision
+    unread: Count
+    unseen: Count
+    total: Count
+    origin: str | None
+    history: History
+    ids: list[str] | UnsetType = UNSET
+    up_to_rev: Revision | UnsetType = UNSET
+    only_read: bool | UnsetType = UNSET
+    is_read: bool | UnsetType = UNSET
+    seen: bool | UnsetType = UNSET
+    archived: bool | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    content_html: str | UnsetType = UNSET
+    action_url: str | UnsetType | None = UNSET
+    data: Mapping[str, Json] | UnsetType = UNSET
 
 
 class Frame(NamedTuple):
@@ -182,6 +218,8 @@ FRAMES = (
             "createdAt": "2026-01-01T12:00:00.000Z",
             "rev": 8,
             "unread": 3,
+            "unseen": 1,
+            "total": 41,
             "history": "132452764876836864",
         },
     ),
@@ -194,6 +232,8 @@ FRAMES = (
             "readAt": "2026-01-01T12:05:00.000Z",
             "rev": 9,
             "unread": 2,
+            "unseen": 0,
+            "total": 41,
             "origin": "0f8fad5b-d9cb-469f-a165-70867728950e",
             "history": "9f86d081884c7d65",
         },
@@ -202,7 +242,31 @@ FRAMES = (
         DELETED,
         Deleted,
         "Notifications were deleted.",
-        {"ids": ["132452764876836864"], "rev": 10, "unread": 2, "history": "2c26b46b68ffc68f"},
+        {
+            "ids": ["132452764876836864"],
+            "rev": 10,
+            "unread": 2,
+            "unseen": 0,
+            "total": 40,
+            "history": "2c26b46b68ffc68f",
+        },
+    ),
+    Frame(
+        UPDATED,
+        Updated,
+        "Notifications were seen, archived, taken out of the archive, marked as unread, or corrected.",
+        {
+            "upToRev": 10,
+            "archived": True,
+            "onlyRead": True,
+            "at": "2026-01-01T12:06:00.000Z",
+            "rev": 11,
+            "unread": 2,
+            "unseen": 0,
+            "total": 2,
+            "origin": None,
+            "history": "fcde2b2edba56bf4",
+        },
     ),
 )
 
@@ -220,6 +284,8 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
             created_at,
             change.rev,
             change.unread,
+            change.unseen,
+            change.total,
             change.history,
         )
         return CREATED, encode_json(Created(*values))
@@ -230,9 +296,11 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
                 format_timestamp(change.read_at),
                 change.rev,
                 change.unread,
+                change.unseen,
+                change.total,
                 change.origin,
                 change.history,
-                ids=UNSET if change.ids is None else [str(id) for id in change.ids],
+                ids=_ids(change.ids),
                 up_to_rev=UNSET if by_ids or change.up_to_rev is None else change.up_to_rev,
                 type=UNSET if by_ids or change.type is None else change.type,
                 subject=UNSET if by_ids or change.subject is None else change.subject,
@@ -240,5 +308,36 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
         )
     if isinstance(change, changes.Deleted):
         ids = [str(id) for id in change.ids]
-        return DELETED, encode_json(Deleted(ids, change.rev, change.unread, change.history))
+        counts = (change.unread, change.unseen, change.total)
+        return DELETED, encode_json(Deleted(ids, change.rev, *counts, change.history))
+    if isinstance(change, changes.Updated):
+        given = {
+            name: value
+            for name in ("up_to_rev", "only_read", "is_read", "seen", "archived")
+            if (value := getattr(change, name)) is not None
+        }
+        if change.content is not None:
+            given |= {
+                "content": change.content,
+                "content_html": change.content_html,
+                "action_url": change.action_url,
+                "data": browser_safe(change.data),
+            }
+        return UPDATED, encode_json(
+            Updated(
+                format_timestamp(change.at),
+                change.rev,
+                change.unread,
+                change.unseen,
+                change.total,
+                change.origin,
+                change.history,
+                ids=_ids(change.ids),
+                **given,
+            )
+        )
     raise LookupError(f"A change of the kind {change.name} has no frame in this release.")
+
+
+def _ids(ids: tuple[int, ...] | None) -> list[str] | UnsetType:
+    return UNSET if ids is None else [str(id) for id in ids]

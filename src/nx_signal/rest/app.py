@@ -20,19 +20,26 @@ from nx_signal.activities.limits import NOTIFICATION_BYTES
 from nx_signal.activities.preview import Preview
 from nx_signal.activities.replay import Replay
 from nx_signal.delivery.operator import Operator
+from nx_signal.delivery.polling import Polling
+from nx_signal.identity.tickets import Tickets
 from nx_signal.inbox.service import Inbox
 from nx_signal.ports import Journal
 from nx_signal.rest.access import Authorizer
 from nx_signal.rest.activities import activity_routes
+from nx_signal.rest.changes import change_routes
 from nx_signal.rest.clients import client_routes
 from nx_signal.rest.dead_letters import dead_letter_routes
 from nx_signal.rest.doc import doc_routes
+from nx_signal.rest.events import event_routes
 from nx_signal.rest.explain import explain_routes
 from nx_signal.rest.members import member_routes
 from nx_signal.rest.notifications import notification_routes
 from nx_signal.rest.openapi import document
 from nx_signal.rest.operations import StreamJwks, operation_routes
 from nx_signal.rest.problems import Problem, register_problems
+from nx_signal.rest.route import Route
+from nx_signal.rest.tickets import ticket_routes
+from nx_signal.sse.server import EventServer
 from nx_signal.store import DeadLetters, Directory, Members
 from nx_signal.telemetry.health import Health
 from nx_signal.telemetry.metrics import Metrics
@@ -63,7 +70,7 @@ REST Security Cheat Sheet)."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
-_ACCEPTED = "Authorization, Content-Type, If-None-Match, X-Client-Id, X-Request-Id"
+_ACCEPTED = "Authorization, Content-Type, If-None-Match, Last-Event-ID, X-Client-Id, X-Request-Id"
 _EXPOSED = "ETag, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id"
 """Header fields that scripts of other origins may send, and see, beside the usual ones."""
 
@@ -77,7 +84,9 @@ class _AnyPath(PathConverter):
 
 class _App(QuartTrio):
     async def dispatch_request(self, *context: Any) -> Any:  # one Quart passes an optional, another a must
-        with trio.fail_after(HANDLING_TIMEOUT_S):
+        rule = request.url_rule
+        each = Route.of(self.view_functions.get(rule.endpoint)) if rule is not None else None
+        with trio.fail_after(HANDLING_TIMEOUT_S + (each.wait_s if each is not None else 0)):
             return await super().dispatch_request(*context)
 
 
@@ -94,7 +103,10 @@ def create_app(
     replay: Replay,
     directory: Directory,
     members: Members,
+    tickets: Tickets,
     operator: Operator,
+    polling: Polling,
+    events: EventServer,
     health: Health,
     metrics: Metrics,
     jwks: Mapping[str, object] | None,
@@ -102,6 +114,7 @@ def create_app(
     cors_origins: Collection[str],
     path_prefix: str = "",
     operations_apart: bool = False,
+    events_plaintext: bool = False,
     notification_bytes: int = NOTIFICATION_BYTES,
     cloud_event_types: Mapping[str, str] = NO_TYPES,
 ) -> QuartTrio:
@@ -120,17 +133,20 @@ def create_app(
     app.before_request(_identify)
     _finish(app, frozenset(cors_origins))
     for routes in (
+        change_routes(authorizer, polling),  # before /notifications/<id>
         notification_routes(authorizer, inbox, renderer),
         activity_routes(authorizer, journal, event_types, preview, notification_bytes, cloud_event_types),
         explain_routes(authorizer, explain),
         dead_letter_routes(authorizer, dead_letters, replay),
         member_routes(authorizer, directory, members),
+        ticket_routes(authorizer, tickets),
         client_routes(authorizer, operator),
     ):
         app.register_blueprint(routes, url_prefix=BASE_PATH + (routes.url_prefix or ""))
     app.register_blueprint(
         operation_routes(authorizer, health, metrics, jwks, stream_jwks, apart=operations_apart)
     )
+    app.register_blueprint(event_routes(authorizer, events, plaintext=events_plaintext))
     pages = doc_routes(document(app, path_prefix), path_prefix)
     app.register_blueprint(pages, url_prefix="/doc")
     app.register_blueprint(pages, url_prefix=f"{BASE_PATH}/doc", name="doc-under-base")

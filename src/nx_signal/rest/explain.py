@@ -18,7 +18,7 @@ from nx_signal.activities.explain import (
 )
 from nx_signal.activities.identity import source_of
 from nx_signal.delivery.sessions import Delivery
-from nx_signal.model import ActivityContext, OneScope, Outcome, Rule, Scope, Trace
+from nx_signal.model import Action, ActivityContext, OneScope, Outcome, Rule, Scope, Trace
 from nx_signal.model.timestamps import format_timestamp, now
 from nx_signal.model.wire import Count, Id, Revision, Time
 from nx_signal.rest.access import Authorizer
@@ -26,6 +26,7 @@ from nx_signal.rest.problems import Problem
 from nx_signal.rest.queries import DEFAULT_LIMIT, Instant, moment
 from nx_signal.rest.route import Call, Example, route
 from nx_signal.rest.shapes import PlainText
+from nx_signal.store.corrections import MAX_KEPT
 
 MAX_AROUND = 50
 """Activities that are explained at once: some queries for each."""
@@ -114,11 +115,24 @@ class ActivityTrace(Struct, rename="camel"):
     dataschema: str | None
 
 
+class ActivityCorrection(Struct, rename="camel"):
+    """A correction of the activity. The one that `stands` is what the notifications show; `changed`: how many
+    it changed."""
+
+    action: Action
+    position: Annotated[str, Meta(description="topic/partition/offset")]
+    occurred_at: Time
+    handled_at: Time
+    changed: Count
+    stands: bool
+
+
 class ActivityExplanation(Struct, rename="camel"):
     """`eventId` as it was asked for; `activityId` is the identity that is stored, of id and source.
     `trace` is null once it is pruned. `rows`: how many notifications there are; `deliveries`: of the
     recipient asked for, else of the first 20; `unanswered`: instances that did not answer in time or could
-    not be asked, whose sessions are missing; `*` stands for those not known, as the relay is away."""
+    not be asked, whose sessions are missing; `*` stands for those not known, as the relay is away.
+    `corrections`: of the activity, the one that stands first; `trace` may be null where they came first."""
 
     event_id: str
     activity_id: str
@@ -126,6 +140,7 @@ class ActivityExplanation(Struct, rename="camel"):
     rows: Count
     deliveries: Annotated[list[ExplainedRecipient], Meta(max_length=MAX_EXPLAINED)]
     unanswered: list[str]
+    corrections: Annotated[list[ActivityCorrection], Meta(max_length=MAX_KEPT)] = []
 
 
 class ActivitiesAround(Struct, rename="camel"):
@@ -188,6 +203,16 @@ _EXPLANATION = {
         }
     ],
     "unanswered": [],
+    "corrections": [
+        {
+            "action": "update",
+            "position": "signal.activity-notification/0/41",
+            "occurredAt": "2026-01-01T12:00:00.000Z",
+            "handledAt": "2026-01-01T12:00:01.000Z",
+            "changed": 1,
+            "stands": True,
+        }
+    ],
 }
 
 
@@ -266,6 +291,17 @@ def explained(event_id: str, found: Explained) -> ActivityExplanation:
         rows=found.rows,
         deliveries=[_delivery(recipient) for recipient in found.recipients],
         unanswered=list(found.unanswered),
+        corrections=[
+            ActivityCorrection(
+                each.action,
+                each.position,
+                format_timestamp(each.occurred_at),
+                format_timestamp(each.handled_at),
+                each.changed,
+                stands=each is found.corrections[0],
+            )
+            for each in found.corrections
+        ],
     )
 
 

@@ -13,7 +13,7 @@ from quart_trio import QuartTrio
 from nx_signal import __version__
 from nx_signal.model import Json
 from nx_signal.model.json import decode_json
-from nx_signal.rest.route import JSON, Route, camel, struct_in
+from nx_signal.rest.route import JSON, TEXTS, Route, camel, struct_in
 from nx_signal.server.problem import ProblemDetails
 
 PROBLEM_JSON = "application/problem+json"
@@ -85,7 +85,7 @@ def declared(app: QuartTrio) -> Iterator[tuple[str, str, str, Route]]:
 
 
 def _types_of(each: Route) -> Iterator[Any]:
-    yield from (kind for kind in each.answers.values() if kind not in (None, str))
+    yield from (kind for kind in each.answers.values() if kind is not None and kind not in TEXTS)
     yield from each.path.values()
     if each.query is not None:
         yield each.query
@@ -162,8 +162,9 @@ def _responses(each: Route, schema_of: Mapping[int, Json], *, has_path: bool) ->
         if first or status == HTTPStatus.NOT_MODIFIED:
             for name, meaning in each.headers.items():
                 response["headers"][name] = {"description": meaning, "schema": {"type": "string"}}
-        if kind is str:
-            response["content"] = {"text/plain": {"schema": {"type": "string"}}}
+        if kind in TEXTS:
+            example = _example(each.example.answer) if first else {}
+            response["content"] = {TEXTS[kind]: {"schema": {"type": "string"}} | example}
         elif kind is not None:
             example = _example(each.example.answer) if first else {}
             response["content"] = {JSON: {"schema": schema_of[id(kind)]} | example}

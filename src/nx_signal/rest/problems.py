@@ -13,6 +13,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from nx_signal.errors import (
     HistoryLost,
     MessageRejected,
+    RateExceeded,
+    SessionsFull,
     StoreRejected,
     TokenRejected,
     Unavailable,
@@ -74,6 +76,10 @@ def register_problems(app: QuartTrio) -> None:
     async def lost_history(error: HistoryLost) -> Response:
         return problem(Problem(409, str(error), "history_lost"))
 
+    async def too_many(error: RateExceeded) -> Response:
+        code = "too_many_sessions" if isinstance(error, SessionsFull) else None
+        return problem(Problem(429, str(error), code, {"Retry-After": str(RETRY_AFTER_S)}))
+
     async def unstorable(error: StoreRejected) -> Response:
         log.warning("store_rejected", why=str(error))
         return problem(Problem(422, "The database cannot hold a value of this request.", "unstorable"))
@@ -111,6 +117,7 @@ def register_problems(app: QuartTrio) -> None:
         (Forbidden, forbidden),
         (MessageRejected, rejected_message),
         (HistoryLost, lost_history),
+        (RateExceeded, too_many),
         (StoreRejected, unstorable),
         (Unavailable, unavailable),
         (trio.TooSlowError, too_slow),

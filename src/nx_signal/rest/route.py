@@ -28,6 +28,14 @@ from nx_signal.rest.shapes import answer, body_bytes, json_bytes
 
 JSON = "application/json"
 
+
+class EventStream(str):
+    """The body of an answer that is a stream of Server-Sent Events."""
+
+
+TEXTS: Mapping[type[str], str] = {str: "text/plain", EventStream: "text/event-stream"}
+"""Bodies that are no JSON, and their media types."""
+
 Q = TypeVar("Q")
 B = TypeVar("B")
 
@@ -66,11 +74,13 @@ class Route:
     media: Mapping[str, Media]
     """of the body, beside application/json"""
     answers: Mapping[int, Any]
-    """status → type of the body; None: no body; str: text/plain"""
+    """status → type of the body; None: no body; one of TEXTS"""
     problems: tuple[int, ...]
     headers: Mapping[str, str]
     """of the first answer: name → meaning"""
     example: Example
+    wait_s: float
+    """for how long it may wait for something to answer, beside handling it"""
 
     @staticmethod
     def of(view: object) -> Route | None:
@@ -117,6 +127,7 @@ def route(
     problems: tuple[int, ...] = (),
     headers: Mapping[str, str] | None = None,
     example: Example | None = None,
+    wait_s: float = 0.0,
 ) -> Callable[[Callable[..., Awaitable[Any]]], View]:
     """Declare a handler, which takes a `Call` and the path's parameters. Its docstring is the description.
 
@@ -158,6 +169,7 @@ def route(
             problems=problems,
             headers=headers or {},
             example=example or Example(),
+            wait_s=wait_s,
         )
         setattr(view, _DECLARED, declared)
         return view

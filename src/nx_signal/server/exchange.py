@@ -36,6 +36,10 @@ class Carrier(Protocol):
     def last(self) -> bool:
         """No further request is served."""
 
+    @property
+    def taken(self) -> bool:
+        """Another one goes on after the head of a 200."""
+
     def hold(self, count: int) -> None:
         """So many bytes of a body have arrived; `release` once it is whole."""
 
@@ -63,6 +67,22 @@ class Exchange:
         self._whole = False
         self._response: h11.Response | None = None
 
+    @property
+    def head_for_taker(self) -> bytes:
+        """The head of the answer that the one who takes the connection over sends, and goes on after; empty
+        where nobody does. The close of the connection ends that answer."""
+        response = self._response
+        if response is None or not self._is_taken:
+            return b""
+        framing = (b"content-length", b"transfer-encoding", b"connection")
+        lines = [b"HTTP/1.1 200 OK"]
+        lines += [b"%b: %b" % field for field in response.headers if field[0] not in framing]
+        return b"\r\n".join([*lines, b"%b: %b" % CLOSE, b"", b""])
+
+    @property
+    def _is_taken(self) -> bool:
+        return self._connection.taken and self._response is not None and self._response.status_code == 200
+
     async def run(self, app: ASGIFramework) -> None:
         """Raises h11.RemoteProtocolError for a malformed body that came with the head."""
         # What came with the head is parsed now: an answer to a whole request keeps the connection.
@@ -78,7 +98,8 @@ class Exchange:
         except* Exception as group:
             if not self._connection.disconnected:  # after a disconnect it cannot answer
                 log.error("http_app_failed", exc_info=group)
-        await self._connection.refuse(500)
+        if not self._is_taken:
+            await self._connection.refuse(500)
 
     async def receive(self) -> ASGIReceiveEvent:
         if self._whole:
@@ -107,6 +128,8 @@ class Exchange:
             headers = [*build_and_validate_headers(message["headers"]), *standard_headers()]
             self._response = h11.Response(status_code=message["status"], headers=headers)
         elif message["type"] == "http.response.body" and self._response is not None:
+            if self._is_taken:
+                return
             events: list[h11.Event] = []
             if self._protocol.our_state is h11.SEND_RESPONSE:
                 events.append(self._with_close(self._response))

@@ -13,6 +13,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 MAX_HOPS = 64
 """The last few are of proxies; what is before them the client wrote, in any number."""
 
+_PROTO = b"x-forwarded-proto"
 _WITH_PORT = re.compile(r"\[(?P<v6>[^\]]*)\](?::\d*)?|(?P<v4>[0-9.]+):\d*")
 
 
@@ -36,6 +37,23 @@ def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: S
     return _limited(found.pop() if len(found) == 1 else nearest)
 
 
+def is_confidential(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network]) -> bool:
+    """Whether nobody else reads what the client and this server exchange: it came over TLS, as a trusted
+    proxy or one on this machine states (X-Forwarded-Proto, or `proto` in Forwarded), or from this machine."""
+    nearest = _address(peer)
+    if nearest is None or not (nearest.is_loopback or _within(nearest, trusted)):
+        return False
+    lines = [(name.lower(), value.decode("latin-1")) for name, value in headers]
+    elements = [part for name, value in lines if name == b"forwarded" for part in _split(value, ",")]
+    protocols = [part.strip() for name, value in lines if name == _PROTO for part in value.split(",")]
+    protocols += [stated for element in elements for stated in _values(element, "proto")]
+    if protocols and all(protocol.lower() == "https" for protocol in protocols):
+        return True
+    hops = [_hop(hop) for name, value in lines if name == b"x-forwarded-for" for hop in value.split(",")]
+    hops += [_hop(stated) for element in elements for stated in _values(element, "for")]
+    return nearest.is_loopback and all(hop is not None and hop.is_loopback for hop in hops)
+
+
 def is_within(peer: str, networks: Sequence[Network]) -> bool:
     """Whether the peer is in one of the networks, such as a trusted proxy."""
     address = _address(peer) if networks else None
@@ -54,9 +72,13 @@ def _last_untrusted(chain: list[Address | None], nearest: Address, trusted: Sequ
 
 def _named(element: str) -> Address | None:
     """By the `for` of an element of a Forwarded header."""
-    pairs = (pair.partition("=") for pair in _split(element, ";"))
-    named = [text.strip() for name, _, text in pairs if name.strip().lower() == "for"]
+    named = _values(element, "for")
     return _hop(named[0]) if named else None
+
+
+def _values(element: str, of: str) -> list[str]:
+    pairs = (pair.partition("=") for pair in _split(element, ";"))
+    return [text.strip().strip('"') for name, _, text in pairs if name.strip().lower() == of]
 
 
 def _split(text: str, separator: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Self, TypeAlias
 
-from nx_signal.server.forwarded import Network, client_address, is_within
+from nx_signal.server.forwarded import Network, client_address, is_confidential, is_within
 from nx_signal.server.limits import AddressRequests
 from nx_signal.telemetry.metrics import Metrics
 from nx_signal.telemetry.tally import Tally
@@ -140,6 +140,9 @@ class Gate:
         self.end(visit)
         return self._refuse(Reason.RATE, visit.client or visit.peer, quota.fields("address"))
 
+    def is_confidential(self, visit: Visit, headers: Headers) -> bool:
+        return is_confidential(visit.peer, headers, self._trusted)
+
     def end(self, visit: Visit) -> None:
         """The request is over."""
         if visit.by_proxy:
@@ -213,6 +216,10 @@ class Visit:
 
     def begin(self, headers: Headers, *, probe: bool) -> Refusal | None:
         return self._gate.begin(self, headers, probe=probe)
+
+    def is_confidential(self, headers: Headers) -> bool:
+        """Of a request with these headers: whether nobody else reads it, nor its answer."""
+        return self._gate.is_confidential(self, headers)
 
     def end(self) -> None:
         self._gate.end(self)

@@ -6,7 +6,8 @@ h11 is driven directly, with hypercorn's ASGI types; docs/libraries.md has the r
   request from head to last byte), plus one for each send;
 - no shields: a send that was cut off may have left half a response, so its connection is reset;
 - bodies are sent in pieces, and what clients do not take is bounded (sending.py);
-- no HTTP/2, and an upgrade of `/stream` on a reused connection is passed to the stream."""
+- no HTTP/2, and an upgrade of `/stream` on a reused connection is passed to the stream;
+- the application may have the connection taken over after the head of its answer (`Taker`)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import contextlib
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import h11
 import structlog
@@ -64,6 +66,17 @@ Upgrade: TypeAlias = Callable[[trio.SocketStream, bytes, Visit], Awaitable[None]
 """Takes over a connection, given the bytes read of it: the head of the upgrade request and what follows."""
 
 
+class Taker(Protocol):
+    """Takes a connection over: an application passes one to `hand_over` of its scope, and answers 200. Either
+    method is called then, once."""
+
+    async def serve(self, stream: trio.SocketStream, answer: bytes, visit: Visit) -> None:
+        """Send `answer`, the head of the application's, and what follows it; the close ends it."""
+
+    def abandon(self) -> None:
+        """The connection is over already, or has another answer."""
+
+
 class Http:
     """Serves an application on connections that were accepted elsewhere.
 
@@ -109,9 +122,9 @@ class Http:
         if not self._open:
             self._empty = trio.Event()
         self._open.add(connection)
-        upgrade_request: bytes | None = None
+        successor: Callable[[], Awaitable[None]] | None = None
         try:
-            upgrade_request = await connection.run(read_ahead)
+            successor = await connection.run(read_ahead)
         except* MemoryError:
             report_out_of_memory()
         except* Exception as group:
@@ -121,10 +134,12 @@ class Http:
             self.held.release(connection)
             if not self._open:
                 self._empty.set()
-            if upgrade_request is None:
+            if successor is None:
+                connection.abandon()
                 await trio.aclose_forcefully(stream)
-        if upgrade_request is not None and self.upgrade is not None:
-            await self.upgrade(stream, upgrade_request, visit)
+        if successor is not None:
+            del connection, read_ahead  # it may last for days
+            await successor()
 
     async def drain(self) -> None:
         """Close idle connections at once and the others after their request; return when all are.
@@ -159,9 +174,12 @@ class _Connection:
         self._waiting = trio.CancelScope()
         self._chunks: ChunkedBody | None = None
         """of the body that arrives"""
+        self._half_closed = trio.Event()
+        """the peer sends nothing any more"""
+        self._taker: Taker | None = None
 
-    async def run(self, read_ahead: bytes) -> bytes | None:
-        """Until the connection is over. What was read of an upgrade of the stream, where one arrives."""
+    async def run(self, read_ahead: bytes) -> Callable[[], Awaitable[None]] | None:
+        """Until the connection is over, or what goes on with it is returned."""
         try:
             sock = self._stream.socket
             client = parse_socket_addr(sock.family, sock.getpeername())
@@ -180,11 +198,15 @@ class _Connection:
                 if refusal := self._begin(request, target, upgrade):
                     await self.refuse(refusal.status, refusal.detail, refusal.headers)
                     break
-                if upgrade:
-                    return raw_head(request) + self.protocol.trailing_data[0]
-                own = {"visit": self.visit, "operations": self._operations}
+                if upgrade and self.http.upgrade is not None:
+                    head = raw_head(request) + self.protocol.trailing_data[0]
+                    return partial(self.http.upgrade, self._stream, head, self.visit)
+                exchange = Exchange(self, scope_of(request, target, client, server, **self._own_scope))
                 with trio.move_on_after(self.http.busy_s) as self._waiting:
-                    await Exchange(self, scope_of(request, target, client, server, **own)).run(self.http.app)
+                    await exchange.run(self.http.app)
+                if (answer := exchange.head_for_taker) and self._taker and not self.disconnected:
+                    return partial(self._taker.serve, self._stream, answer, self.visit)
+                self.abandon()
                 self.visit.end()
                 if self.disconnected or self.http.draining or not self._next_cycle():
                     break
@@ -198,6 +220,28 @@ class _Connection:
         if upgrade:
             return self.visit.begin_stream(request.headers)
         return self.visit.begin(request.headers, probe=is_probe(request.method, target))
+
+    @property
+    def _own_scope(self) -> dict[str, object]:
+        return {
+            "visit": self.visit,
+            "operations": self._operations,
+            "hand_over": self.hand_over,
+            "half_closed": self._half_closed,
+        }
+
+    @property
+    def taken(self) -> bool:
+        return self._taker is not None
+
+    def hand_over(self, taker: Taker) -> None:
+        self._taker = taker
+
+    def abandon(self) -> None:
+        """Nobody takes the connection over."""
+        taker, self._taker = self._taker, None
+        if taker is not None:
+            taker.abandon()
 
     @property
     def last(self) -> bool:
@@ -289,6 +333,7 @@ class _Connection:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
                 self.protocol.receive_data(data)
                 if not data:
+                    self._half_closed.set()
                     break
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.disconnected = True

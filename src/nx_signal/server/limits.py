@@ -40,6 +40,8 @@ USER_ROOMS = Rate(50, 2_000)
 USER_HANDSHAKES = Rate(50, 2_000)
 ADDRESS_HANDSHAKES = Rate(1_000, 10_000)
 """Many clients share an address behind a proxy, and a deploy brings them all back at once."""
+ADDRESS_TICKETS = Rate(100, 2_000)
+"""Tickets on the stream that are not valid: as ADDRESS_REQUESTS, which counts them over HTTP."""
 USER_REQUESTS = Rate(100, 1_000)
 """Of REST, for all tokens of a user together: far above what a person's tabs and devices need."""
 
@@ -121,6 +123,7 @@ class Limits:
         self._user_rooms = Buckets(self._scaled(USER_ROOMS))
         self._user_handshakes = Buckets(self._scaled(USER_HANDSHAKES))
         self._address_handshakes = Buckets(self._scaled(ADDRESS_HANDSHAKES))
+        self._address_tickets = Buckets(self._scaled(ADDRESS_TICKETS))
 
     def _scaled(self, rate: Rate) -> Rate:
         return Rate(rate.per_s * self._factor, rate.burst * self._factor)
@@ -134,6 +137,13 @@ class Limits:
 
     def handshake_of(self, user_id: str) -> bool:
         return not self._factor or self._user_handshakes.take(user_id)
+
+    def ticket_from(self, address: str) -> bool:
+        return not self._factor or self._address_tickets.take(address)
+
+    def ticket_was_valid(self, address: str) -> None:
+        """The last one from there is not to count."""
+        self._address_tickets.give_back(address)
 
     def client(self) -> ClientLimits:
         return ClientLimits(self)

@@ -16,6 +16,7 @@ class HeldInbox:
     rev: int
     total: int
     unread: int
+    unseen: int
     truncated_through: int
 
 
@@ -37,6 +38,7 @@ class CountedRows:
     type: str
     total: int
     unread: int
+    unseen: int
     revisions: int
     """of rows above truncated_through, deleted ones too"""
     last: int
@@ -105,7 +107,7 @@ class _Compared:
     """What is kept of one inbox, and what was counted."""
 
     def __init__(self) -> None:
-        self.head = HeldInbox("", 0, 0, 0, 0)
+        self.head = HeldInbox("", 0, 0, 0, 0, 0)
         self.types: dict[str, HeldType] = {}
         self.rows: dict[str, CountedRows] = {}
         self.log = CountedLog("", 0, 0, 0)
@@ -115,6 +117,7 @@ class _Compared:
         head, log, rows = self.head, self.log, self.rows.values()
         yield "total", head.total, sum(row.total for row in rows)
         yield "unread", head.unread, sum(row.unread for row in rows)
+        yield "unseen", head.unseen, sum(row.unseen for row in rows)
         yield "rev", head.rev, max(log.last, head.truncated_through, *(row.last for row in rows))
         # Different numbers, this many, none above the head's: so each of them is there.
         revisions = sum(row.revisions for row in rows) + log.revisions - log.doubled
@@ -122,6 +125,6 @@ class _Compared:
         yield "doubled revisions", 0, log.doubled
         for type in sorted({*self.types, *self.rows}):
             held = self.types.get(type) or HeldType("", type, 0, 0)
-            row = self.rows.get(type) or CountedRows("", type, 0, 0, 0, 0)
+            row = self.rows.get(type) or CountedRows("", type, 0, 0, 0, 0, 0)
             yield f"total of {type}", held.total, row.total
             yield f"unread of {type}", held.unread, row.unread

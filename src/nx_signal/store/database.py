@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nx_signal.store import schema
+from nx_signal.store.corrections import Corrections
 from nx_signal.store.dead_letters import DeadLetters
 from nx_signal.store.deployment import deployment_secret
 from nx_signal.store.directory import Directory
@@ -14,6 +15,7 @@ from nx_signal.store.inbox import InboxStore
 from nx_signal.store.maintenance import Maintenance
 from nx_signal.store.members import Members
 from nx_signal.store.source_positions import SourcePositions
+from nx_signal.store.tickets import Tickets
 from nx_signal.store.traces import Traces
 
 
@@ -31,7 +33,9 @@ class Database:
         self.directory = Directory(driver)
         self.members = Members(driver)
         self.dead_letters = DeadLetters(driver)
+        self.tickets = Tickets(driver)
         self.traces = Traces(driver)
+        self.corrections = Corrections(driver)
         self.source_positions = SourcePositions(driver)
         self.in_hand = InHandStore(driver)
 

@@ -22,12 +22,14 @@ where a query computes them, 0 and 1), JSON is text."""
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What the SQL that listing.py composes differs in. `unset` and `like` are formats of `{column}` and
-    `{value}`; `pattern` rewrites a LIKE pattern in which case counts and nothing escapes."""
+    `{value}`; `pattern` rewrites a LIKE pattern in which case counts and nothing escapes; `moment` is a time
+    in JSON."""
 
     name: DialectName
     unset: str
     like: str
     pattern: Callable[[str], str]
+    moment: Callable[[datetime], int | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Inserted:
     rev: int
     unread: int
     total: int
+    unseen: int
     before: str
 
 

@@ -6,29 +6,30 @@ ascending recipient order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from nx_signal.model import (
     ActivityRow,
     Change,
     ChangesSince,
     Created,
-    Deleted,
     Draft,
     InboxFilter,
     InboxPage,
     InboxSummary,
+    Mark,
     Notification,
-    Read,
 )
-from nx_signal.model.changes import new_history
 from nx_signal.model.notifications import DRAFT_FIELDS, created
 from nx_signal.model.text import json_text, json_value, require_storable, storable
-from nx_signal.store import listing, read_all
+from nx_signal.store import listing, marks, read_all
 from nx_signal.store.driver import Driver, Row, Tx
-from nx_signal.store.rows import advance, change, lock, notification, summary
+from nx_signal.store.rows import change, notification, summary
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 MAX_DRAFTS = 1_000
 """Of one call."""
@@ -65,13 +66,51 @@ class InboxStore:
         texts = {key: json_text("data", data) for key, data in shared.items()}
         return await self._driver.write(_insert, unique, texts, takes_ids=True)
 
+    async def mark(
+        self, recipient_id: str, id: int, mark: Mark, origin: str | None
+    ) -> tuple[Notification, Change | None] | None:
+        """The row after it; None as for `get`. The change is None where it was so already: what is read keeps
+        its first read_at."""
+        if not storable(recipient_id):
+            return None
+        row, change = await self._applied(recipient_id, marks.mark_one, recipient_id, id, mark, origin)
+        return None if row is None else (row, change)
+
     async def mark_read(
         self, recipient_id: str, id: int, origin: str | None
     ) -> tuple[Notification, Change | None] | None:
-        """None as for `get`. The change is None when it was read already: the first read_at stays."""
+        return await self.mark(recipient_id, id, "read", origin)
+
+    async def mark_ids(
+        self, recipient_id: str, ids: Sequence[int], mark: Mark, origin: str | None
+    ) -> marks.MarkedIds:
+        """One change for all of them, each once; none where nothing changed. At most MAX_IDS."""
+        wanted = tuple(dict.fromkeys(ids))
+        if len(wanted) > marks.MAX_IDS:
+            raise ValueError(f"At most {marks.MAX_IDS} ids a call, not {len(wanted)}.")
         if not storable(recipient_id):
-            return None
-        return await self._driver.write(_mark_read, recipient_id, id, origin)
+            return marks.MarkedIds(0, wanted, InboxSummary(recipient_id, 0, 0, 0), None)
+        return await self._applied(recipient_id, marks.mark_ids, recipient_id, wanted, mark, origin)
+
+    async def mark_portion(self, covers: marks.MarkAll) -> marks.MarkedPortion:
+        """One change for up to 1,000 rows, the lowest; no change where there is none. Raises HistoryLost as
+        `mark_all_read` does."""
+        if not storable(covers.recipient_id):
+            return marks.MarkedPortion(0, InboxSummary(covers.recipient_id, 0, 0, 0), None, None)
+        return await self._applied(covers.recipient_id, marks.mark_portion, covers)
+
+    async def mark_all_seen(
+        self, recipient_id: str, up_to_rev: int | None, origin: str | None, history: str | None = None
+    ) -> tuple[int, InboxSummary, Change | None]:
+        """Count the rows up to a revision (the head's where None or larger) as seen: (how many unread ones
+        became so, the head after, the change). Touches no row, whatever their number. No change where none
+        became seen. Raises HistoryLost as `mark_all_read` does."""
+        if not storable(recipient_id):
+            return 0, InboxSummary(recipient_id, 0, 0, 0), None
+        before, head, change = await self._driver.write(
+            marks.mark_all_seen, recipient_id, up_to_rev, history, origin
+        )
+        return before.unseen - head.unseen, head, change
 
     async def mark_all_read(
         self,
@@ -95,13 +134,20 @@ class InboxStore:
         if not (storable(type or "") and storable(subject or "")):
             up_to_rev, type, subject = 0, None, None  # no row is of these
         covers = read_all.ReadAll(recipient_id, up_to_rev, type, subject, origin, history)
-        while (marked := await self._driver.write(read_all.mark_all, covers)) is None:
+        return await self._applied(recipient_id, read_all.mark_all, covers)
+
+    async def _applied(
+        self, recipient_id: str, script: Callable[[Tx, *Ts], Awaitable[T | None]], *arguments: *Ts
+    ) -> T:
+        """Play the script; where it gives None, apply the read-all that is recorded, and play it again."""
+        while (result := await self._driver.write(script, *arguments)) is None:
             await self._driver.write(read_all.apply_portion, read_all.PORTION, recipient_id)
-        return marked
+        return result
 
     async def delete(self, recipient_id: str, id: int) -> Change | None:
         """Soft. None as for `get`."""
-        return await self._driver.write(_delete, recipient_id, id) if storable(recipient_id) else None
+        deleted = await self.mark(recipient_id, id, "delete", None)
+        return None if deleted is None else deleted[1]
 
     async def summaries(self, recipient_ids: Sequence[str]) -> Mapping[str, InboxSummary]:
         """One query. An entry for every id, InboxSummary(id, 0, 0, 0) for an inbox never written."""
@@ -126,7 +172,7 @@ class InboxStore:
     async def page(
         self, recipient_id: str, where: InboxFilter, limit: int, before_rev: int | None, skip: int
     ) -> InboxPage:
-        """Rows not deleted that match, newest first, below `before_rev` where given."""
+        """Rows that match, newest first, below `before_rev` where given."""
         if not storable(recipient_id):
             return InboxPage((), 0, InboxSummary(recipient_id, 0, 0, 0), None)
         return await self._driver.read_one(listing.page, recipient_id, where, limit, before_rev, skip)
@@ -138,7 +184,8 @@ class InboxStore:
         return await self._driver.read_one(listing.count, recipient_id, where)
 
     async def get(self, recipient_id: str, id: int) -> Notification | None:
-        """None for an id that is unknown, deleted or another recipient's: no difference."""
+        """None for an id that is unknown, deleted or another recipient's: no difference. Finds archived rows,
+        too."""
         return await self._driver.read_one(_get, recipient_id, id) if storable(recipient_id) else None
 
     async def rendered_from(self, recipient_id: str, ids: Sequence[int]) -> Mapping[int, str]:
@@ -177,49 +224,10 @@ async def _insert(tx: Tx, drafts: Sequence[Draft], texts: Mapping[int, str]) -> 
         draft, history = drafts[row.index], str(row.id)
         made = created(draft, id=row.id, rev=row.rev, data=parsed[id(draft.data)], created_at=created_at)
         after = histories.get(draft.recipient_id, row.before)
-        changes.append(Created(draft.recipient_id, row.rev, row.unread, row.total, history, after, made))
+        counts = (row.unread, row.total, row.unseen)
+        changes.append(Created(draft.recipient_id, row.rev, *counts, history, after, made))
         histories[draft.recipient_id] = history
     return changes
-
-
-async def _mark_read(
-    tx: Tx, recipient_id: str, id: int, origin: str | None
-) -> tuple[Notification, Change | None] | None:
-    before = await lock(tx, recipient_id)
-    rev, read_at = before.rev + 1, tx.now()
-    marked = await tx.one("mark_read", id=id, recipient_id=recipient_id, read_at=read_at, rev=rev)
-    if marked is None:
-        row = await _get(tx, recipient_id, id)
-        return None if row is None else (row, None)
-    change = Read(
-        recipient_id,
-        rev,
-        before.unread - 1,
-        before.total,
-        new_history(),
-        before.history,
-        ids=(id,),
-        up_to_rev=None,
-        type=None,
-        subject=None,
-        read_at=read_at,
-        origin=origin,
-    )
-    await advance(tx, change, {marked["type"]: (0, 1)})
-    return notification(marked), change
-
-
-async def _delete(tx: Tx, recipient_id: str, id: int) -> Change | None:
-    before = await lock(tx, recipient_id)
-    rev = before.rev + 1
-    deleted = await tx.one("delete", id=id, recipient_id=recipient_id, deleted_at=tx.now(), rev=rev)
-    if deleted is None:
-        return None
-    unread = 0 if deleted["is_read"] else 1
-    counts = (before.unread - unread, before.total - 1)
-    change = Deleted(recipient_id, rev, *counts, new_history(), before.history, (id,))
-    await advance(tx, change, {deleted["type"]: (1, unread)})
-    return change
 
 
 async def _get(tx: Tx, recipient_id: str, id: int) -> Notification | None:

@@ -11,7 +11,7 @@ from nx_signal.model import Condition, InboxFilter, InboxPage, InboxSummary
 from nx_signal.model.filters import FIELDS
 from nx_signal.model.text import storable
 from nx_signal.store.driver import Dialect, Row, Tx
-from nx_signal.store.rows import MAX_INTEGER, notification
+from nx_signal.store.rows import HEAD_FIELDS, MAX_INTEGER, notification
 
 Which: TypeAlias = Literal["total", "unread", "read"]
 
@@ -26,19 +26,22 @@ _COMPARISONS = {
     "not_in": "({column} IN ({value})) IS NOT TRUE",
 }
 _COUNTS = {"total": "{kept}.total", "unread": "{kept}.unread", "read": "{kept}.total - {kept}.unread"}
-_ROWS = "FROM inbox_row AS n WHERE n.recipient_id = :recipient_id AND n.deleted_at IS NULL"
+_COLUMNS = {"archived": "(n.archived_at IS NOT NULL)"}
+"""Of the fields that are no column."""
+_SEEN = "(n.is_read OR n.seen_at IS NOT NULL OR n.rev <= {seen_rev})"
 
 
 async def page(
     tx: Tx, recipient_id: str, where: InboxFilter, limit: int, before_rev: int | None, skip: int
 ) -> InboxPage:
     query = _Query(tx.dialect, recipient_id)
-    rows = f"SELECT n.* {_ROWS} AND n.rev < {query.bind(MAX_INTEGER if before_rev is None else before_rev)}"
-    rows += query.conditions(where)
+    below = query.bind(MAX_INTEGER if before_rev is None else before_rev)
+    rows = f"SELECT n.* {_rows(where)} AND n.rev < {below}{query.conditions(where)}"
     # One more, to know whether there is a next page.
     rows += f" ORDER BY n.rev DESC LIMIT {query.bind(limit + 1)} OFFSET {query.bind(skip)}"
     found = await tx.select(
-        f"SELECT {query.summary(where)}, n.* FROM inbox_head AS h"  # noqa: S608 - constant texts, as below
+        f"SELECT {query.summary(where)}, n.*, {_SEEN.format(seen_rev='h.seen_rev')} AS is_seen"  # noqa: S608 - constant texts, as below
+        " FROM inbox_head AS h"
         f" LEFT JOIN ({rows}) AS n ON n.recipient_id = h.recipient_id"
         " WHERE h.recipient_id = :recipient_id ORDER BY n.rev DESC",
         query.arguments,
@@ -60,11 +63,29 @@ async def count(tx: Tx, recipient_id: str, where: InboxFilter) -> tuple[int, Inb
     return _summary(recipient_id, found)
 
 
+async def states(tx: Tx, head: InboxSummary, where: InboxFilter, limit: int) -> Sequence[Row]:
+    """What the reader's marks change of the lowest rows that match. The head is locked."""
+    query = _Query(tx.dialect, head.recipient_id)
+    is_seen = _SEEN.format(seen_rev=query.bind(head.seen_rev))
+    columns = "n.id, n.rev, n.type, n.is_read, n.read_at, n.seen_at, n.archived_at, n.deleted_at"
+    rows = f"SELECT {columns}, {is_seen} AS is_seen {_rows(where)}{query.conditions(where)}"
+    return await tx.select(f"{rows} ORDER BY n.rev LIMIT {query.bind(limit)}", query.arguments)
+
+
+async def count_unseen(tx: Tx, head: InboxSummary, where: InboxFilter) -> int:
+    """How many rows of the inbox that match are not seen."""
+    query = _Query(tx.dialect, head.recipient_id)
+    unseen = InboxFilter.of(Condition("rev", "gt", head.seen_rev), *where.conditions, is_read=False)
+    rows = f"{_rows(where)} AND n.seen_at IS NULL{query.conditions(unseen)}"
+    (found,) = await tx.select(f"SELECT count(*) AS many {rows}", query.arguments)
+    return int(found["many"])
+
+
 async def unmarked(tx: Tx, recipient_id: str, where: InboxFilter, limit: int) -> Sequence[Row]:
-    """id, rev and type of the rows that are not marked read, whatever a recorded read-all covers; the
-    lowest."""
+    """id, rev, type and seen_at of the rows that are not marked read, whatever a recorded read-all covers;
+    the lowest."""
     query = _Query(tx.dialect, recipient_id)
-    rows = f"SELECT n.id, n.rev, n.type {query.unmarked()}{query.conditions(where)}"
+    rows = f"SELECT n.id, n.rev, n.type, n.seen_at {query.unmarked()}{query.conditions(where)}"
     return await tx.select(f"{rows} ORDER BY n.rev LIMIT {query.bind(limit)}", query.arguments)
 
 
@@ -80,8 +101,14 @@ def _summary(recipient_id: str, found: Sequence[Row]) -> tuple[int, InboxSummary
     if not found:
         return 0, InboxSummary(recipient_id, 0, 0, 0)
     row = found[0]
-    counts = (row["head_rev"], row["head_total"], row["head_unread"])
-    return row["matching"], InboxSummary(recipient_id, *counts, row["head_history"])
+    head = {name: row[f"head_{name}"] for name in HEAD_FIELDS}
+    return row["matching"], InboxSummary(**head)
+
+
+def _rows(where: InboxFilter) -> str:
+    """Archived rows have deleted_at too."""
+    among = "n.archived_at IS NOT NULL" if where.archived else "n.deleted_at IS NULL"
+    return f"FROM inbox_row AS n WHERE n.recipient_id = :recipient_id AND {among}"
 
 
 class _Query:
@@ -100,14 +127,14 @@ class _Query:
         """The head's columns, and how many rows match. Rows are counted only where no kept count gives it."""
         match kept_count(where):
             case None:
-                matching = f"(SELECT count(*) {_ROWS}{self.conditions(where)})"
+                matching = f"(SELECT count(*) {_rows(where)}{self.conditions(where)})"
             case (None, which):
                 matching = _COUNTS[which].format(kept="h")
             case (type, which):
                 kept = f"SELECT {_COUNTS[which].format(kept='t')} FROM recipient_type AS t"  # noqa: S608
                 of_type = f"t.recipient_id = :recipient_id AND t.type = {self.bind(type)}"
                 matching = f"coalesce(({kept} WHERE {of_type}), 0)"
-        columns = ", ".join(f"h.{name} AS head_{name}" for name in ("rev", "total", "unread", "history"))
+        columns = ", ".join(f"h.{name} AS head_{name}" for name in HEAD_FIELDS)
         return f"{matching} AS matching, {columns}"
 
     def unmarked(self) -> str:
@@ -122,7 +149,7 @@ class _Query:
     def _comparison(self, condition: Condition) -> str:
         field, operator, value = condition.field, condition.operator, condition.value
         assert field in FIELDS  # noqa: S101 - no text of a caller becomes SQL
-        column = f"n.{field}"
+        column = _COLUMNS.get(field, f"n.{field}")
         if value is None:
             return f"{column} IS {'NOT ' if operator == 'neq' else ''}NULL"
         if field == "is_read" and operator == "eq":
@@ -150,6 +177,6 @@ def kept_count(where: InboxFilter) -> tuple[str | None, Which] | None:
     values = {condition.field: condition.value for condition in where.conditions}
     repeated = len(values) < len(where.conditions)
     type, is_read = values.pop("type", None), values.pop("is_read", None)
-    if values or repeated or not storable(type or ""):
+    if values.pop("archived", False) or values or repeated or not storable(type or ""):
         return None
     return type, "total" if is_read is None else "read" if is_read else "unread"

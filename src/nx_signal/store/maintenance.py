@@ -12,7 +12,7 @@ from nx_signal.model.changes import new_history
 from nx_signal.store.audit import CountedLog, CountedRows, HeldInbox, HeldType, compare, portion
 from nx_signal.store.driver import Driver, Row, Tx
 from nx_signal.store.read_all import apply_portion
-from nx_signal.store.rows import Loss, advance, lock
+from nx_signal.store.rows import Loss, advance, less, lock, loss
 from nx_signal.store.snowflake import first_id_at
 
 LOCK_NAMESPACE = 0x5349474E
@@ -33,9 +33,9 @@ class Maintenance:
         """Remove up to `limit` rows made before this, for good, and the part of the log up to the first
         kept row: of the one inbox that has the oldest. (how many, the change)
 
-        To its reader that is a deletion: those not deleted yet become one `Deleted` with the next
-        revision, so that counts equal the rows. A row's age is that of its id. 0 when nothing is that
-        old, or another instance is at it. A removed row's activity would make a new one if delivered
+        To its reader that is a deletion: those not deleted yet, archived ones too, become one `Deleted` with
+        the next revision, so that counts equal the rows. A row's age is that of its id. 0 when nothing is
+        that old, or another instance is at it. A removed row's activity would make a new one if delivered
         once more."""
         done = await self._driver.write(_expire, first_id_at(before), limit)
         if done is None:
@@ -67,7 +67,7 @@ class _Expiry:
     truncated_history: str | None
     """of the change at that revision, where it is removed; another one than a creation stays"""
     change: Deleted | None
-    loss: Loss
+    lost: Loss
 
 
 async def _expire(tx: Tx, before_id: int, limit: int) -> _Expiry | None:
@@ -76,7 +76,7 @@ async def _expire(tx: Tx, before_id: int, limit: int) -> _Expiry | None:
     if owner is None or alone is None or not alone["alone"]:
         return None
     head = await lock(tx, owner["recipient_id"])
-    oldest = await tx.all("oldest", recipient_id=head.recipient_id, limit=limit + 1)
+    oldest = await tx.all("oldest", recipient_id=head.recipient_id, limit=limit + 1, seen_rev=head.seen_rev)
     done = _expiry(head, oldest, before_id, limit)
     if done is not None:
         await tx.run("remove_rows", recipient_id=head.recipient_id, up_to_rev=done.up_to_rev)
@@ -87,7 +87,7 @@ async def _expire(tx: Tx, before_id: int, limit: int) -> _Expiry | None:
             history=done.truncated_history,
         )
         if done.change is not None:
-            await advance(tx, done.change, done.loss)
+            await advance(tx, done.change, done.lost)
     return done
 
 
@@ -104,22 +104,17 @@ def _expiry(head: InboxSummary, oldest: Sequence[Row], before_id: int, limit: in
         gone.append(row)
     if not gone:
         return None
-    live = [row for row in gone if not row["deleted"]]
-    loss: dict[str, tuple[int, int]] = {}
-    for row in live:
-        rows, unread = loss.get(row["type"], (0, 0))
-        loss[row["type"]] = rows + 1, unread + (not row["is_read"])
+    reached = [row for row in gone if row["deleted_at"] is None or row["archived_at"] is not None]
+    lost = loss(reached)
     rev, change = head.rev, None
-    if live:
+    if reached:
         rev = head.rev + 1
-        lost_unread = sum(unread for _, unread in loss.values())
-        ids = tuple(row["id"] for row in live)
-        counts = (head.unread - lost_unread, head.total - len(live))
-        change = Deleted(head.recipient_id, rev, *counts, new_history(), head.history, ids)
+        ids = tuple(row["id"] for row in reached)
+        change = Deleted(head.recipient_id, rev, *less(head, lost), new_history(), head.history, ids)
     first_kept = oldest[len(gone)]["rev"] if len(oldest) > len(gone) else rev
     last = gone[-1]
     history = str(last["id"]) if last["rev"] == first_kept - 1 else None
-    return _Expiry(head.recipient_id, len(gone), last["rev"], first_kept - 1, history, change, loss)
+    return _Expiry(head.recipient_id, len(gone), last["rev"], first_kept - 1, history, change, lost)
 
 
 async def _remove_changes(tx: Tx, recipient_id: str, truncated_through: int, limit: int) -> int:

@@ -24,7 +24,7 @@ class Traces:
 
         Where the digest is another one than that of the activity that has this identity, the trace becomes
         one of a conflict, under its position, and the first one's reason mentions it. The traces as they
-        are then, in the same order."""
+        are then, in the same order, `corrected` where the activity has a correction by now."""
         return await self._driver.write(_add, traces) if traces else ()
 
     async def handled(self, activity_ids: Collection[str]) -> Mapping[str, Handled]:
@@ -87,18 +87,22 @@ def _one_for_each(traces: Iterable[Trace]) -> list[Trace]:
 
 
 async def _add(tx: Tx, traces: Sequence[Trace]) -> Sequence[Trace]:
-    handled = await _handled(tx, sorted({trace.activity_id for trace in traces if trace.digest}))
+    known = await _known(tx, sorted({trace.activity_id for trace in traces if trace.digest}))
+    corrected = {row["activity_id"] for row in known if row["corrected"]}
+    handled = _of_rows(known)
     added, noted = [], {}
     for trace in traces:
         first = handled.setdefault(trace.activity_id, Handled(trace.position, trace.digest))
         if trace.digest and first.digest and trace.digest != first.digest:
             noted[trace.activity_id] = f"{_NOTE} at {trace.position}, which made no second notification."
             trace = _conflict(trace, first.position)  # noqa: PLW2901
+        elif trace.activity_id in corrected:
+            trace = replace(trace, corrected=True)  # noqa: PLW2901
         added.append(trace)
     first_ones = _one_for_each(added)
-    rows = [asdict(replace(trace, context=None)) | {"handled_at": None} for trace in first_ones]
+    rows = [_given(trace) for trace in first_ones]
     for row in rows:
-        row["reason"] = None if row["reason"] is None else escaped(row["reason"])
+        row["reason"] = None if row["reason"] is None else escaped(str(row["reason"]))
     contexts = [_context_row(trace.activity_id, trace.context) for trace in first_ones if trace.context]
     if contexts:  # before the traces, which tell the first one of an activity
         await tx.run(
@@ -129,9 +133,22 @@ def _conflict(trace: Trace, first_position: str) -> Trace:
     )
 
 
+def _given(trace: Trace) -> dict[str, object]:
+    given = asdict(replace(trace, context=None))
+    del given["handled_at"], given["corrected"], given["context"]
+    return given
+
+
 async def _handled(tx: Tx, activity_ids: list[str]) -> dict[str, Handled]:
-    rows = await tx.all("handled", activity_ids=activity_ids) if activity_ids else ()
-    return {row["activity_id"]: Handled(row["position"], row["digest"]) for row in rows}
+    return _of_rows(await _known(tx, activity_ids))
+
+
+async def _known(tx: Tx, activity_ids: list[str]) -> Sequence[Row]:
+    return await tx.all("handled", activity_ids=activity_ids) if activity_ids else ()
+
+
+def _of_rows(rows: Sequence[Row]) -> dict[str, Handled]:
+    return {row["activity_id"]: Handled(row["position"], row["digest"]) for row in rows if row["handled"]}
 
 
 async def _with_id(tx: Tx, first: str, end: str, limit: int) -> list[str]:

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "***"
+TICKET_PREFIX = "sgt_"
+"""Of every ticket (identity/tickets.py), so that one is found wherever it is."""
 MAX_TEXT_CHARS = 65_536
 """Of one value: more than any traceback here, and it bounds the work of a log line."""
 
-_NAME = r"(?i:(?:passw(?:or)?d|passphrase|pwd|secret(?:[-_]?key)?|token|api[-_]?key)\b)"
-_NAMES = ("passw", "passphrase", "pwd", "secret", "token", "apikey", "api_key", "api-key")
+_NAME = r"(?i:(?:passw(?:or)?d|passphrase|pwd|secret(?:[-_]?key)?|token|ticket|api[-_]?key)\b)"
+_NAMES = ("passw", "passphrase", "pwd", "secret", "token", "ticket", "apikey", "api_key", "api-key")
 _IS_NAME = re.compile(rf".*{_NAME}", re.DOTALL)
 _SECRETS = (
     # A JWT begins as base64url of a brace and a quote, space or line break; it may be cut anywhere, and an
@@ -24,6 +26,7 @@ _SECRETS = (
             r"e(?:y[JA]|w[o0])[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}"
         ),
     ),
+    ((TICKET_PREFIX,), re.compile(rf"({TICKET_PREFIX})[A-Za-z0-9_-]{{8,}}")),
     # The password of a URL, which may hold anything up to its last @.
     (
         ("://",),

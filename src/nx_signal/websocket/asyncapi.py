@@ -13,13 +13,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from nx_signal import __version__
 from nx_signal.delivery import topics
-from nx_signal.delivery.rooms import MAX_ROOM_CHARS
+from nx_signal.delivery.rooms import MAX_ROOM_CHARS, MAX_ROOMS_PER_REQUEST
 from nx_signal.model import Json, channels, wire
 from nx_signal.model.wire import Count, History, Revision, Time
 from nx_signal.websocket import channel, protocol
 
 Base64 = Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
 Version = Annotated[int, Meta(ge=1, le=channel.MAX_VERSION)]
+Scheme = Literal["Bearer", "Ticket"]
 Room = Annotated[str, Meta(min_length=1, max_length=MAX_ROOM_CHARS)]
 
 
@@ -46,20 +47,24 @@ class Choice(Struct):
 
 
 class Credentials(Struct, rename="camel"):
-    """`publicKey`, on version 1: a P-256 point in padded base64, 65 bytes (33 compressed are taken too)."""
+    """`token`: a JWT, or with the type `Ticket` what `POST /tickets` gave for the purpose `stream`.
+    `publicKey`, on version 1: a P-256 point in padded base64, 65 bytes (33 compressed are taken too)."""
 
     token: str
     public_key: Base64 | UnsetType = UNSET
-    type: Literal["Bearer"] = "Bearer"
+    type: Scheme = "Bearer"
     resume: ResumeFrom | UnsetType = UNSET
 
 
 class Rooms(Struct):
-    rooms: Annotated[list[Room], Meta(max_length=protocol.MAX_ROOMS_PER_REQUEST)]
+    rooms: Annotated[list[Room], Meta(max_length=MAX_ROOMS_PER_REQUEST)]
 
 
 class Token(Struct):
+    """As in `authenticate`."""
+
     token: str
+    type: Scheme = "Bearer"
 
 
 class Sealed(Struct):
@@ -99,6 +104,7 @@ class State(Struct):
     rev: Revision
     history: History
     unread: Count
+    unseen: Count
     total: Count
     reset: bool
 
@@ -180,7 +186,7 @@ FROM_CLIENT = (
         "refresh",
         "refresh",
         Token,
-        "Sealed. Go on with another token of the same user.",
+        "Sealed. Go on with another token, or a ticket, of the same user.",
         {"token": "eyJhbGciOiJSUzI1NiJ9.e30.c2ln"},
     ),
     Message("sealedByClient", "encrypted", Sealed, "Any message, sealed.", _SEALED),
@@ -220,7 +226,7 @@ FROM_SERVER = (
         topics.STATE,
         State,
         "After a resume, and instead of what cannot be replayed.",
-        {"rev": 10, "history": "2c26b46b68ffc68f", "unread": 2, "total": 40, "reset": False},
+        {"rev": 10, "history": "2c26b46b68ffc68f", "unread": 2, "unseen": 0, "total": 40, "reset": False},
     ),
     Message(
         "activity",

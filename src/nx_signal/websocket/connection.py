@@ -14,9 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from trio_websocket import WebSocketConnection, wrap_server_stream
 
 from nx_signal.delivery.admission import Admission
-from nx_signal.delivery.rooms import refused_rooms_data
 from nx_signal.delivery.session import Session
-from nx_signal.delivery.topics import ERROR, frame
 from nx_signal.delivery.transport import CloseReason, FrameKind, PushResult
 from nx_signal.errors import IssuerUnavailable, StoreUnavailable, TokenRejected
 from nx_signal.model import Principal
@@ -29,6 +27,7 @@ from nx_signal.websocket.channel import Offer
 from nx_signal.websocket.decisions import (
     Authenticate,
     Close,
+    Credential,
     Decision,
     Hello,
     Join,
@@ -40,7 +39,6 @@ from nx_signal.websocket.decisions import (
 from nx_signal.websocket.frames import FrameMeter, binary_frame, text_frame
 from nx_signal.websocket.observer import WireObserver
 from nx_signal.websocket.protocol import (
-    CLOSE_OF,
     FINISH_AUTHENTICATION_WITHIN_S,
     MAX_MESSAGE_BYTES,
     TOO_MANY_REQUESTS,
@@ -66,12 +64,18 @@ CLOSE_WITHIN_S = 3.0
 """For the peer's half of the closing handshake; then the connection is dropped."""
 
 
+class _TooManyTickets(Exception):
+    """That were not valid, from this address."""
+
+
 @dataclass(kw_only=True, eq=False)
 class StreamParts:
-    """What all connections of a server use."""
+    """What all connections of a server use. `use_ticket` gives the principal of a ticket, as `verify` that of
+    a token; it may raise StoreUnavailable."""
 
     admission: Admission
     verify: Verify
+    use_ticket: Verify
     static_key: StaticKey
     versions: Collection[int]
     limits: Limits
@@ -104,6 +108,7 @@ class Connection(WireObserver):
         "_reading",
         "_session",
         "_static_key",
+        "_use_ticket",
         "_verify",
         "_visit",
         "_ws",
@@ -121,6 +126,7 @@ class Connection(WireObserver):
         self._visit = visit
         self._admission = parts.admission
         self._verify = parts.verify
+        self._use_ticket = parts.use_ticket
         self._static_key = parts.static_key
         self._limits = parts.limits
         self._metrics = parts.metrics
@@ -191,6 +197,8 @@ class Connection(WireObserver):
 
     # --- the session's transport ---
 
+    encrypted = True
+
     @property
     def queued_bytes(self) -> int:
         return self.wire.queued_bytes
@@ -200,7 +208,7 @@ class Connection(WireObserver):
 
     def close(self, reason: CloseReason) -> None:
         if self._close_with is None:
-            self._close_with = CLOSE_OF[reason]
+            self._close_with = reason.value
             if self._reading:
                 self._reading.cancel()
 
@@ -212,7 +220,7 @@ class Connection(WireObserver):
 
     def stalled(self) -> None:
         if self._session:
-            self.wire.close_now(*CLOSE_OF[CloseReason.SLOW_CONSUMER])
+            self.wire.close_now(*CloseReason.SLOW_CONSUMER.value)
             self._session.end(CloseReason.SLOW_CONSUMER)
 
     def breached(self, code: int) -> None:
@@ -259,8 +267,8 @@ class Connection(WireObserver):
                 case Resume(rev, history):
                     assert self._session  # noqa: S101
                     self._session.resume(rev, history)
-                case Refresh(token):
-                    await self._refresh(token)
+                case Refresh(credential):
+                    await self._refresh(credential)
 
     def _send(self, frame: SendFrame) -> None:
         """A frame of the protocol. A client that floods and does not read loses answers."""
@@ -297,7 +305,7 @@ class Connection(WireObserver):
         protocol, handshakes = self._protocol, self._metrics.handshakes
         try:
             with trio.fail_after(FINISH_AUTHENTICATION_WITHIN_S):
-                principal = await self._verify(request.token)
+                principal = await self._principal(request.credential)
                 if not self._limits.handshake_of(principal.user_id):
                     handshakes.labels("flood").inc()
                     await self._close(protocol.close(TOO_MANY_REQUESTS))
@@ -310,6 +318,10 @@ class Connection(WireObserver):
                 self._client_limits.authenticated(principal.user_id)
                 session = self._session = self._admission.open(protocol.client_id, principal, self)
                 head = await self._admission.admit(session)
+        except _TooManyTickets:
+            handshakes.labels("flood").inc()
+            await self._close(protocol.close(TOO_MANY_REQUESTS))
+            return
         except TokenRejected:
             handshakes.labels("refused").inc()
             await self._execute(protocol.refuse())
@@ -340,24 +352,34 @@ class Connection(WireObserver):
         handshakes.labels("accepted").inc()
         self._metrics.versions.labels(str(protocol.version)).inc()
 
+    async def _principal(self, credential: Credential) -> Principal:
+        """Raises TokenRejected, _TooManyTickets, StoreUnavailable or IssuerUnavailable."""
+        if not credential.is_ticket:
+            return await self._verify(credential.text)
+        address = self._visit.client or self._visit.peer
+        if not self._limits.ticket_from(address):
+            raise _TooManyTickets
+        principal = await self._use_ticket(credential.text)
+        self._limits.ticket_was_valid(address)
+        return principal
+
     async def _join(self, rooms: tuple[str, ...], malformed: tuple[str, ...]) -> None:
         session = self._session
         assert session  # noqa: S101 - the protocol gives this only when live
-        allowed = await self._admission.join(session, rooms)
-        refused = [*(room for room in rooms if room not in allowed), *malformed]
-        if refused:
-            session.notify(frame(ERROR, refused_rooms_data(refused)))
+        await self._admission.enter(session, rooms, malformed)
 
-    async def _refresh(self, token: str) -> None:
+    async def _refresh(self, credential: Credential) -> None:
         session = self._session
         assert session  # noqa: S101
         try:
-            principal = await self._verify(token)
+            principal = await self._principal(credential)
             if principal.user_id != session.user_id:
                 raise TokenRejected("The token is another user's.")
         except TokenRejected:
             await self._execute(self._protocol.refuse())
-        except IssuerUnavailable:
+        except _TooManyTickets:
+            await self._close(self._protocol.close(TOO_MANY_REQUESTS))
+        except (StoreUnavailable, IssuerUnavailable):
             pass  # the session's present token still counts
         else:
             session.renew(principal)

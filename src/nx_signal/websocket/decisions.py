@@ -42,10 +42,18 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
-class Authenticate:
-    """Verify the token, then call `accept` or `refuse`."""
+class Credential:
+    """A token, or a ticket that stands in for one; empty where the client sent neither."""
 
-    token: str
+    text: str
+    is_ticket: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """Verify the credential, then call `accept` or `refuse`."""
+
+    credential: Credential
     public_key: object
     resume: Resume | None
 
@@ -66,9 +74,9 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Verify the token; the same user continues, another one is refused."""
+    """Verify the credential; the same user continues, another one is refused."""
 
-    token: str
+    credential: Credential
 
 
 Decision: TypeAlias = SendFrame | Close | Hello | Authenticate | Join | Leave | Resume | Refresh

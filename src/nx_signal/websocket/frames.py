@@ -15,8 +15,6 @@ from nx_signal.websocket.protocol import (
     TOO_MANY_FRAMES,
 )
 
-Finish: TypeAlias = Callable[[bytes], bytes]
-"""Makes the frame of a payload that is taken for writing, in the order of writing: a sealed one counts."""
 MAX_FRAGMENTS = 256
 """Of one message: 512 bytes each of the largest. Clients that fragment at all do so at 4 KiB or more."""
 SMALL_READ_BYTES = 512

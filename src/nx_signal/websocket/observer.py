@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from nx_signal.delivery.writer import WriterObserver
 
-class WireObserver:
+
+class WireObserver(WriterObserver):
     """What a wire reports, synchronously. Here each report is ignored."""
 
     __slots__ = ()
-
-    def drained(self) -> None:
-        """A frame was refused before, and there is room again."""
-
-    def stalled(self) -> None:
-        """The client took nothing for `wire.STALL_S`. Called again as long as that goes on."""
 
     def breached(self, code: int) -> None:
         """What the client sends is beyond its bounds; the close frame with this code is on its way."""

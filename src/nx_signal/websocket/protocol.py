@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from nx_signal.delivery.rooms import MAX_ROOM_CHARS
+from nx_signal.delivery.rooms import MAX_ROOMS_PER_REQUEST, is_room_name
 from nx_signal.delivery.topics import CONNECTED, ERROR, EXPIRING, HELLO, REFRESHED, frame
 from nx_signal.delivery.transport import CloseReason
 from nx_signal.model.json import JsonDecoder
@@ -24,6 +24,7 @@ from nx_signal.websocket.channel import VERSION, BadHello, Channel, Offer, answe
 from nx_signal.websocket.decisions import (
     Authenticate,
     Close,
+    Credential,
     Decision,
     Hello,
     Join,
@@ -53,32 +54,27 @@ WARN_BEFORE_EXPIRY_S = 60.0
 REMEMBERED_IVS = 1_024
 """Of the client's last sealed frames, 12 bytes each: a replayed one is refused."""
 MAX_MESSAGE_BYTES = 131_072
-MAX_ROOMS_PER_REQUEST = 100
-RESERVED_ROOM_PREFIX = "ws:"
 ALL_VERSIONS = frozenset({1, VERSION})
+TICKET = "ticket"
+SCHEMES = ("bearer", TICKET)
+"""The `type` of what `authenticate` and `refresh` have as `token`, in small letters."""
 
 # Close codes and reasons
 AUTHENTICATION_TIMEOUT = (4001, "Authentication timeout")
 HEARTBEAT_TIMEOUT = (4002, "Heartbeat timeout")
 AUTHENTICATION_FAILED = (4003, "Authentication failed")
 ENCRYPTION_REQUIRED = (4004, "Encryption required")
-TOKEN_EXPIRED = (4005, "Token expired")
-DISCONNECTED = (4006, CloseReason.DISCONNECTED.value)
+TOKEN_EXPIRED = CloseReason.TOKEN_EXPIRED.value
+DISCONNECTED = CloseReason.DISCONNECTED.value
 TOO_MANY_REQUESTS = (4007, "Too many requests")
-SLOW_CONSUMER = (4008, CloseReason.SLOW_CONSUMER.value)
+SLOW_CONSUMER = CloseReason.SLOW_CONSUMER.value
 TOO_MANY_SESSIONS = (4009, "Too many sessions")
 NOT_AUTHENTIC = (4010, "Message not authentic")
-GOING_AWAY = (1001, CloseReason.GOING_AWAY.value)
+GOING_AWAY = CloseReason.GOING_AWAY.value
 TOO_MANY_FRAMES = (1008, "Too many frames or bytes")
 TOO_MANY_FRAGMENTS = (1008, "Too many fragments in a message")
 MESSAGE_TOO_BIG = (1009, "Message too big")
 TRY_AGAIN_LATER = (1013, "Try again later")
-
-CLOSE_OF: Mapping[CloseReason, tuple[int, str]] = {
-    CloseReason.DISCONNECTED: DISCONNECTED,
-    CloseReason.GOING_AWAY: GOING_AWAY,
-    CloseReason.SLOW_CONSUMER: SLOW_CONSUMER,
-}
 
 
 _decode = JsonDecoder[Any]().decode
@@ -258,8 +254,7 @@ class Protocol:
             resume = _resume(data)
             return [self._error("Invalid message format") if resume is None else resume]
         if event == "refresh":
-            token = data.get("token") if isinstance(data, dict) else None
-            return [Refresh(token if isinstance(token, str) else "")]
+            return [Refresh(_credential(data))]
         return []
 
     def _authenticate(self, data: Any, now_s: float) -> Decision:
@@ -268,10 +263,8 @@ class Protocol:
         self._deadline_s = now_s + FINISH_AUTHENTICATION_WITHIN_S
         if not isinstance(data, dict):
             data = {}
-        token, scheme = data.get("token"), data.get("type", "Bearer")
-        usable = isinstance(token, str) and isinstance(scheme, str) and scheme.lower() == "bearer"
         return Authenticate(
-            token=token if usable else "",
+            credential=_credential(data),
             public_key=data.get("publicKey"),
             resume=_resume(data.get("resume")),
         )
@@ -323,8 +316,8 @@ class Protocol:
         rooms = list(dict.fromkeys(room for room in rooms[:MAX_ROOMS_PER_REQUEST] if isinstance(room, str)))
         if event == "leave":
             return [Leave(tuple(rooms))]
-        good = tuple(room for room in rooms if _is_room_name(room))
-        malformed = tuple(room for room in rooms if not _is_room_name(room))
+        good = tuple(room for room in rooms if is_room_name(room))
+        malformed = tuple(room for room in rooms if not is_room_name(room))
         return [Join(good, malformed)]
 
     def _error(self, message: str) -> SendFrame:
@@ -346,12 +339,15 @@ def _object(raw: bytes) -> dict[str, Any] | None:
     return decoded if isinstance(decoded, dict) else None
 
 
+def _credential(data: Any) -> Credential:
+    given = data if isinstance(data, dict) else {}
+    text, scheme = given.get("token"), given.get("type", "Bearer")
+    kind = scheme.lower() if isinstance(scheme, str) else ""
+    return Credential(text if isinstance(text, str) and kind in SCHEMES else "", kind == TICKET)
+
+
 def _resume(data: Any) -> Resume | None:
     rev, history = (data.get("rev"), data.get("history")) if isinstance(data, dict) else (data, None)
     if type(rev) is not int or not 0 <= rev <= MAX_REV or not isinstance(history, str | None):
         return None
     return Resume(rev, history)
-
-
-def _is_room_name(room: str) -> bool:
-    return 0 < len(room) <= MAX_ROOM_CHARS and not room.startswith(RESERVED_ROOM_PREFIX)

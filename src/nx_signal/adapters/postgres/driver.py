@@ -38,6 +38,7 @@ DIALECT = Dialect(
     unset="NOT {column}",
     like="{column} LIKE {value} ESCAPE ''",
     pattern=lambda text: text,
+    moment=datetime.isoformat,
 )
 
 WRITE, SNAPSHOT, SINGLE = "BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None
@@ -225,7 +226,7 @@ WITH draft AS (
 ), head AS (
     UPDATE recipient_head h
     SET rev = h.rev + g.many, total = h.total + g.many, unread = h.unread + g.many,
-        history = g.history, history_rev = h.rev + g.many
+        unseen = before.unseen + g.many, history = g.history, history_rev = h.rev + g.many
     FROM grown g JOIN inbox_head before USING (recipient_id)
     WHERE h.recipient_id = g.recipient_id
     RETURNING before.*
@@ -236,14 +237,15 @@ WITH draft AS (
     SET total = t.total + excluded.total, unread = t.unread + excluded.unread
 ), inserted AS (
     INSERT INTO activity_notification (
-        {_COLUMNS}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after
+        {_COLUMNS}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after,
+        unseen_after
     )
     SELECT {_COLUMNS}, f.id, h.rev + f.step, h.rev + f.step, :created_at, :created_at, h.unread + f.step,
-           h.total + f.step
+           h.total + f.step, h.unseen + f.step
     FROM fresh f JOIN head h USING (recipient_id)
 )
 SELECT f.ord - 1 AS index, h.rev + f.step AS rev, h.unread + f.step AS unread, h.total + f.step AS total,
-       h.history AS before
+       h.unseen + f.step AS unseen, h.history AS before
 FROM fresh f JOIN head h USING (recipient_id)
 ORDER BY f.ord
 """  # noqa: S608 - the columns are those of the model
@@ -304,7 +306,15 @@ class PostgresTx:
         arguments |= {"id": ids, "recipient_id": [draft.recipient_id for draft in drafts], "shared": places}
         rows = await self.select(_INSERT, arguments | {"created_at": created_at})
         inserted = [
-            Inserted(row["index"], ids[row["index"]], row["rev"], row["unread"], row["total"], row["before"])
+            Inserted(
+                row["index"],
+                ids[row["index"]],
+                row["rev"],
+                row["unread"],
+                row["total"],
+                row["unseen"],
+                row["before"],
+            )
             for row in rows
         ]
         return created_at, inserted

@@ -8,7 +8,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar, TypeVarTuple
@@ -18,7 +18,7 @@ from nx_signal.model.notifications import DRAFT_FIELDS
 from nx_signal.model.timestamps import epoch_ms, from_epoch_ms, to_milliseconds
 from nx_signal.ports import Now
 from nx_signal.store.driver import NO_IDS, Dialect, Inserted, Row, Tx
-from nx_signal.store.rows import MAX_INTEGER, summary
+from nx_signal.store.rows import HEAD_FIELDS, MAX_INTEGER, summary
 from nx_signal.store.sql import query
 
 T = TypeVar("T")
@@ -26,24 +26,25 @@ Ts = TypeVarTuple("Ts")
 
 _AS_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 _GLOB_SPECIAL = re.compile(r"[%_*?\[]")
-_TIMES = frozenset({"created_at", "modified_at", "read_at", "deleted_at", "handled_at", "applied_at"})
+_TIME = "_at"
+"""Columns that end so are times, in milliseconds."""
 
 DIALECT = Dialect(
     name="sqlite",
     unset="{column} = 0",
     like="{column} GLOB {value}",  # LIKE takes A for a
     pattern=lambda text: _GLOB_SPECIAL.sub(lambda found: _AS_GLOB[found[0]], text),
+    moment=epoch_ms,
 )
 
 
-HEAD_FIELDS = tuple(field.name for field in fields(InboxSummary))
-
 _INSERT = f"""
 INSERT INTO activity_notification (
-    {", ".join(DRAFT_FIELDS)}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after
+    {", ".join(DRAFT_FIELDS)}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after,
+    unseen_after
 ) VALUES (
     {", ".join(f":{name}" for name in DRAFT_FIELDS)}, :id, :rev, :rev, :created_at, :created_at,
-    :unread, :total
+    :unread, :total, :unseen
 )
 """  # noqa: S608 - the columns are those of the model
 
@@ -88,7 +89,7 @@ class SqliteTx:
     async def select(self, sql: str, arguments: Mapping[str, Any]) -> Sequence[Row]:
         cursor = self._connection.execute(sql, _bound(arguments))
         names = [column[0] for column in cursor.description]
-        times = [name for name in names if name in _TIMES]
+        times = [name for name in names if name.endswith(_TIME)]
         rows = [dict(zip(names, values, strict=True)) for values in cursor]
         for row in rows if times else ():
             for name in times:
@@ -112,14 +113,19 @@ class SqliteTx:
         for index, id in zip(new, self.ids(len(new)), strict=True):
             draft = drafts[index]
             before = heads[draft.recipient_id]
-            counts = (before.rev + 1, before.total + 1, before.unread + 1)
-            heads[draft.recipient_id] = head = InboxSummary(draft.recipient_id, *counts, str(id))
-            inserted.append(
-                Inserted(index, id, head.rev, head.unread, head.total, history[draft.recipient_id])
+            heads[draft.recipient_id] = head = replace(
+                before,
+                rev=before.rev + 1,
+                total=before.total + 1,
+                unread=before.unread + 1,
+                unseen=before.unseen + 1,
+                history=str(id),
             )
+            numbers = (head.rev, head.unread, head.total, head.unseen)
+            inserted.append(Inserted(index, id, *numbers, history[draft.recipient_id]))
             values = {name: getattr(draft, name) for name in DRAFT_FIELDS}
-            numbers = {"id": id, "rev": head.rev, "unread": head.unread, "total": head.total}
-            rows.append({**values, **numbers, "data": data[index], "created_at": created_at})
+            values |= dict(zip(("rev", "unread", "total", "unseen"), numbers, strict=True))
+            rows.append({**values, "id": id, "data": data[index], "created_at": created_at})
         self._connection.executemany(_INSERT, [_bound(row) for row in rows])
         await self.many(
             "set_head", [{name: getattr(h, name) for name in HEAD_FIELDS} for h in heads.values()]

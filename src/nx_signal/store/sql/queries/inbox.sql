@@ -3,21 +3,13 @@
 -- whether the row itself is marked).
 
 -- name: get
-SELECT * FROM inbox_row WHERE id = :id AND recipient_id = :recipient_id AND deleted_at IS NULL;
+SELECT n.*, (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
+FROM inbox_row AS n
+JOIN recipient_head AS h ON h.recipient_id = n.recipient_id
+WHERE n.id = :id AND n.recipient_id = :recipient_id AND (n.deleted_at IS NULL OR n.archived_at IS NOT NULL);
 
--- name: mark_read
-UPDATE activity_notification
-SET is_read = true, read_at = :read_at, modified_at = :read_at, changed_rev = :rev
-WHERE id = :id AND recipient_id = :recipient_id AND deleted_at IS NULL AND NOT is_read
-    AND NOT EXISTS (SELECT 1 FROM inbox_row AS r WHERE r.id = :id AND r.is_read)
-RETURNING *;
-
--- name: delete
-UPDATE activity_notification
-SET deleted_at = :deleted_at, modified_at = :deleted_at, changed_rev = :rev,
-    is_read = (SELECT r.is_read FROM inbox_row AS r WHERE r.id = :id)
-WHERE id = :id AND recipient_id = :recipient_id AND deleted_at IS NULL
-RETURNING is_read, type;
+-- name: set_seen
+UPDATE recipient_head SET seen_rev = :seen_rev, unseen = :unseen WHERE recipient_id = :recipient_id;
 
 -- name: rows_of
 SELECT

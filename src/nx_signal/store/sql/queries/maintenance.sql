@@ -6,7 +6,8 @@ DELETE FROM unsettled_read WHERE recipient_id = :recipient_id AND rev = :rev;
 SELECT recipient_id FROM activity_notification WHERE id < :before_id ORDER BY id LIMIT 1;
 
 -- name: oldest
-SELECT id, rev, type, is_read, deleted_at IS NOT NULL AS deleted
+SELECT id, rev, type, is_read, deleted_at, archived_at,
+    (is_read OR seen_at IS NOT NULL OR rev <= :seen_rev) AS is_seen
 FROM inbox_row
 WHERE recipient_id = :recipient_id
 ORDER BY rev
@@ -35,8 +36,8 @@ WHERE recipient_id = :recipient_id AND rev IN (
 );
 
 -- name: audit_heads
-SELECT recipient_id, rev, total, unread, kept_after AS truncated_through
-FROM recipient_head
+SELECT recipient_id, rev, total, unread, unseen, truncated_through
+FROM inbox_head
 WHERE recipient_id > :after
 ORDER BY recipient_id
 LIMIT :limit;

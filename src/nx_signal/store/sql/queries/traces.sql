@@ -7,7 +7,7 @@ WHERE t.activity_id = :activity_id;
 
 -- name: activities_missed
 SELECT t.activity_id FROM activity_trace AS t
-WHERE t.handled_at >= :since AND t.handled_at < :until
+WHERE t.handled_at >= :since AND t.handled_at < :until AND t.outcome <> 'corrected'
     AND NOT EXISTS (
         SELECT 1 FROM activity_notification AS n
         WHERE n.activity_id = t.activity_id AND n.recipient_id = :recipient_id
@@ -31,6 +31,8 @@ DELETE FROM activity_content WHERE activity_id IN (
 
 -- name: contents_between
 SELECT activity_id FROM activity_content WHERE activity_id >= :first AND activity_id < :end
+UNION
+SELECT activity_id FROM activity_correction WHERE activity_id >= :first AND activity_id < :end
 ORDER BY activity_id LIMIT :limit;
 
 -- name: oldest_trace

@@ -38,6 +38,7 @@ DROP VIEW inbox_creation;
 DROP VIEW inbox_row;
 
 -- The columns that the conditions test are compared by the join, as before: it stays an anti join.
+-- No read-all covers an archived row.
 CREATE VIEW inbox_row AS
 SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
     n.content, n.content_html, n.action_url, n.data, n.created_at, n.deleted_at, n.seen_at, n.archived_at,
@@ -48,7 +49,7 @@ SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.mer
     CASE WHEN n.is_read THEN n.changed_rev ELSE coalesce(u.rev, n.changed_rev) END AS changed_rev
 FROM activity_notification n
 LEFT JOIN unsettled_read u
-    ON u.recipient_id = n.recipient_id AND n.rev <= u.up_to_rev
+    ON u.recipient_id = n.recipient_id AND n.rev <= u.up_to_rev AND n.archived_at IS NULL
     AND (u.type IS NULL OR u.type = n.type) AND (u.subject IS NULL OR u.subject = n.subject);
 
 -- What a release of before created counts as seen with what is read.
@@ -56,7 +57,7 @@ CREATE VIEW inbox_creation AS
 SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
     n.content, n.content_html, n.action_url, n.data, n.created_at,
     n.collapse_key, n.occurred_at, n.replaces, n.priority, n.expires_at,
-    false AS is_read, NULL::timestamptz AS read_at, NULL::timestamptz AS seen_at, NULL::timestamptz AS archived_at,
+    false AS is_read, NULL::timestamptz AS read_at, false AS is_seen, NULL::timestamptz AS archived_at,
     n.rev AS changed_rev,
     coalesce(
         n.unread_after,
@@ -85,7 +86,7 @@ SELECT c.recipient_id, c.rev, c.kind, c.detail, c.unread, coalesce(c.unseen, c.u
 FROM recipient_change c;
 
 -- A head with its newest change's history, and what is unseen; both are looked up only where a release of before
--- moved it. Until anything was seen, all that is unread is unseen.
+-- moved it (is_moved). Until anything was seen, all that is unread is unseen.
 CREATE VIEW inbox_head AS
 SELECT h.recipient_id, h.rev, h.total, h.unread, h.kept_after AS truncated_through, h.kept_history AS truncated_history,
     CASE WHEN h.history_rev = h.rev THEN coalesce(h.history, '') ELSE coalesce(
@@ -94,7 +95,7 @@ SELECT h.recipient_id, h.rev, h.total, h.unread, h.kept_after AS truncated_throu
         (SELECT c.history FROM inbox_change c WHERE c.recipient_id = h.recipient_id AND c.rev = h.rev),
         ''
     ) END AS history,
-    h.seen_rev,
+    h.seen_rev, h.history_rev <> h.rev AS is_moved,
     CASE WHEN h.unseen IS NULL THEN h.unread
     WHEN h.history_rev = h.rev THEN h.unseen
     ELSE (

@@ -9,6 +9,23 @@ SELECT asked.recipient_id FROM unnest(:recipient_ids::text[]) AS asked (recipien
 ORDER BY asked.recipient_id COLLATE "C"
 ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
 
+-- name: states
+SELECT n.id, n.rev, n.type, n.is_read, n.read_at, n.seen_at, n.archived_at, n.deleted_at,
+    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= :seen_rev) AS is_seen
+FROM inbox_row n
+WHERE n.id = ANY (:ids::bigint[]) AND n.recipient_id = :recipient_id
+    AND (n.deleted_at IS NULL OR n.archived_at IS NOT NULL);
+
+-- name: write_states
+UPDATE activity_notification n
+SET is_read = new.is_read, read_at = new.read_at, seen_at = new.seen_at, archived_at = new.archived_at,
+    deleted_at = new.deleted_at, modified_at = :modified_at, changed_rev = :rev
+FROM json_to_recordset(:states::json -> 'rows') AS new (
+    id bigint, is_read boolean, read_at timestamptz, seen_at timestamptz, archived_at timestamptz,
+    deleted_at timestamptz
+)
+WHERE n.id = new.id AND n.recipient_id = :recipient_id;
+
 -- name: rendered_from
 SELECT id, rendered_from FROM activity_notification
 WHERE recipient_id = :recipient_id AND id = ANY (:ids::bigint[]) AND rendered_from IS NOT NULL;
@@ -38,15 +55,22 @@ CROSS JOIN LATERAL (
 ) c;
 
 -- name: advance
--- The head is locked: set it, take off what each type lost, and log the change that led to it.
-WITH head AS (
-    UPDATE recipient_head
-    SET rev = :rev, total = :total, unread = :unread, history = :history, history_rev = :rev
-    WHERE recipient_id = :recipient_id
+-- The heads are locked: set them, take off what each type lost, and log the changes that led to them.
+WITH given AS (
+    SELECT * FROM json_to_recordset(:changes::json) AS c (
+        recipient_id text, rev bigint, total bigint, unread bigint, unseen bigint, kind text, detail text,
+        history text
+    )
+), head AS (
+    UPDATE recipient_head h
+    SET rev = g.rev, total = g.total, unread = g.unread, unseen = g.unseen, history = g.history,
+        history_rev = g.rev
+    FROM given g
+    WHERE h.recipient_id = g.recipient_id
 ), typed AS (
     UPDATE recipient_type t SET total = t.total - lost.total, unread = t.unread - lost.unread
-    FROM unnest(:types::text[], :totals::bigint[], :unreads::bigint[]) AS lost (type, total, unread)
-    WHERE t.recipient_id = :recipient_id AND t.type = lost.type
+    FROM json_to_recordset(:losses::json) AS lost (recipient_id text, type text, total bigint, unread bigint)
+    WHERE t.recipient_id = lost.recipient_id AND t.type = lost.type
 )
-INSERT INTO recipient_change (recipient_id, rev, total, unread, kind, detail, history)
-VALUES (:recipient_id, :rev, :total, :unread, :kind, :detail, :history);
+INSERT INTO recipient_change (recipient_id, rev, total, unread, unseen, kind, detail, history)
+SELECT recipient_id, rev, total, unread, unseen, kind, CAST(detail AS json), history FROM given;

@@ -5,10 +5,12 @@ SET is_read = true, read_at = :read_at, modified_at = :read_at, changed_rev = :r
 WHERE id = ANY (:ids::bigint[]) AND recipient_id = :recipient_id AND NOT is_read;
 
 -- name: unapplied
+-- One writer at a time applies it: once the record is gone, no other one marks rows by it any more.
 SELECT recipient_id, rev, up_to_rev, settled_rev AS applied_rev, type, subject, read_at
 FROM unsettled_read
 WHERE :recipient_id::text IS NULL OR recipient_id = :recipient_id
-LIMIT 1;
+LIMIT 1
+FOR UPDATE;
 
 -- name: add_unapplied
 INSERT INTO unsettled_read (recipient_id, rev, up_to_rev, settled_rev, type, subject, read_at)
@@ -27,6 +29,9 @@ SELECT pg_try_advisory_xact_lock(:namespace::integer, -2) AS alone;
 SELECT n.recipient_id, n.type,
        count(*) FILTER (WHERE n.deleted_at IS NULL) AS total,
        count(*) FILTER (WHERE n.deleted_at IS NULL AND NOT n.is_read) AS unread,
+       count(*) FILTER (
+           WHERE n.deleted_at IS NULL AND NOT n.is_read AND n.seen_at IS NULL AND n.rev > coalesce(h.seen_rev, 0)
+       ) AS unseen,
        count(*) FILTER (WHERE n.rev > coalesce(h.kept_after, 0)) AS revisions,
        max(n.rev) AS last
 FROM inbox_row n

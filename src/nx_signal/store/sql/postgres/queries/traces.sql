@@ -1,10 +1,11 @@
 -- name: handled
 -- A trace may be removed before the notifications: then the position is the identity, where that is one.
-SELECT asked.id AS activity_id, coalesce(t.position, asked.id) AS position, c.digest
+SELECT asked.id AS activity_id, coalesce(t.position, asked.id) AS position, c.digest,
+       t.activity_id IS NOT NULL OR c.activity_id IS NOT NULL AS handled,
+       EXISTS (SELECT FROM activity_correction k WHERE k.activity_id = asked.id COLLATE "C") AS corrected
 FROM unnest(:activity_ids::text[]) AS asked (id)
 LEFT JOIN activity_trace AS t ON t.activity_id = asked.id
-LEFT JOIN activity_content AS c ON c.activity_id = asked.id COLLATE "C"
-WHERE t.activity_id IS NOT NULL OR c.activity_id IS NOT NULL;
+LEFT JOIN activity_content AS c ON c.activity_id = asked.id COLLATE "C";
 
 -- name: add_traces
 WITH content AS (

@@ -10,10 +10,10 @@ CROSS JOIN activity_notification AS n
     AND n.recipient_id = json_extract(asked.value, '$[1]');
 
 -- name: set_head
-INSERT INTO recipient_head (recipient_id, rev, total, unread, history, history_rev)
-VALUES (:recipient_id, :rev, :total, :unread, :history, :rev)
+INSERT INTO recipient_head (recipient_id, rev, total, unread, unseen, history, history_rev)
+VALUES (:recipient_id, :rev, :total, :unread, :unseen, :history, :rev)
 ON CONFLICT (recipient_id) DO UPDATE
-SET rev = excluded.rev, total = excluded.total, unread = excluded.unread,
+SET rev = excluded.rev, total = excluded.total, unread = excluded.unread, unseen = excluded.unseen,
     history = excluded.history, history_rev = excluded.history_rev;
 
 -- name: add_to_type
@@ -21,6 +21,22 @@ INSERT INTO recipient_type (recipient_id, type, total, unread)
 VALUES (:recipient_id, :type, :many, :many)
 ON CONFLICT (recipient_id, type) DO UPDATE
 SET total = total + excluded.total, unread = unread + excluded.unread;
+
+-- name: states
+SELECT n.id, n.rev, n.type, n.is_read, n.read_at, n.seen_at, n.archived_at, n.deleted_at,
+    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= :seen_rev) AS is_seen
+FROM inbox_row AS n
+WHERE n.id IN (SELECT value FROM json_each(:ids)) AND n.recipient_id = :recipient_id
+    AND (n.deleted_at IS NULL OR n.archived_at IS NOT NULL);
+
+-- name: write_states
+UPDATE activity_notification
+SET is_read = json_extract(new.value, '$.is_read'), read_at = json_extract(new.value, '$.read_at'),
+    seen_at = json_extract(new.value, '$.seen_at'), archived_at = json_extract(new.value, '$.archived_at'),
+    deleted_at = json_extract(new.value, '$.deleted_at'), modified_at = :modified_at, changed_rev = :rev
+FROM json_each(:states, '$.rows') AS new
+WHERE activity_notification.id = json_extract(new.value, '$.id')
+    AND activity_notification.recipient_id = :recipient_id;
 
 -- name: rendered_from
 SELECT id, rendered_from FROM activity_notification
@@ -47,14 +63,22 @@ CROSS JOIN inbox_change AS c
     AND c.rev <= json_extract(:revs, '$[' || asked.key || ']') + :limit;
 
 -- name: advance
--- Set the head, take off what each type lost, and log the change that led to it.
+-- Set the heads, take off what each type lost, and log the changes that led to them.
 UPDATE recipient_head
-SET rev = :rev, total = :total, unread = :unread, history = :history, history_rev = :rev
-WHERE recipient_id = :recipient_id;
+SET rev = json_extract(given.value, '$.rev'), total = json_extract(given.value, '$.total'),
+    unread = json_extract(given.value, '$.unread'), unseen = json_extract(given.value, '$.unseen'),
+    history = json_extract(given.value, '$.history'), history_rev = json_extract(given.value, '$.rev')
+FROM json_each(:changes) AS given
+WHERE recipient_head.recipient_id = json_extract(given.value, '$.recipient_id');
 UPDATE recipient_type
-SET total = recipient_type.total - json_extract(:totals, '$[' || lost.key || ']'),
-    unread = recipient_type.unread - json_extract(:unreads, '$[' || lost.key || ']')
-FROM json_each(:types) AS lost
-WHERE recipient_type.recipient_id = :recipient_id AND recipient_type.type = lost.value;
-INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, history)
-VALUES (:recipient_id, :rev, :kind, :detail, :unread, :total, :history);
+SET total = recipient_type.total - json_extract(lost.value, '$.total'),
+    unread = recipient_type.unread - json_extract(lost.value, '$.unread')
+FROM json_each(:losses) AS lost
+WHERE recipient_type.recipient_id = json_extract(lost.value, '$.recipient_id')
+    AND recipient_type.type = json_extract(lost.value, '$.type');
+INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total, unseen, history)
+SELECT
+    json_extract(value, '$.recipient_id'), json_extract(value, '$.rev'), json_extract(value, '$.kind'),
+    json_extract(value, '$.detail'), json_extract(value, '$.unread'), json_extract(value, '$.total'),
+    json_extract(value, '$.unseen'), json_extract(value, '$.history')
+FROM json_each(:changes);

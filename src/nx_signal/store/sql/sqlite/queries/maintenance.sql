@@ -25,6 +25,9 @@ SELECT 1 AS alone;
 SELECT n.recipient_id, n.type,
     count(*) FILTER (WHERE n.deleted_at IS NULL) AS total,
     count(*) FILTER (WHERE n.deleted_at IS NULL AND NOT n.is_read) AS unread,
+    count(*) FILTER (
+        WHERE n.deleted_at IS NULL AND NOT n.is_read AND n.seen_at IS NULL AND n.rev > coalesce(h.seen_rev, 0)
+    ) AS unseen,
     count(*) FILTER (WHERE n.rev > coalesce(h.kept_after, 0)) AS revisions,
     max(n.rev) AS last
 FROM inbox_row AS n

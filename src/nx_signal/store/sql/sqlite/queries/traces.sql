@@ -1,10 +1,11 @@
 -- name: handled
 -- A trace may be removed before the notifications: then the position is the identity, where that is one.
-SELECT asked.value AS activity_id, coalesce(t.position, asked.value) AS position, c.digest
+SELECT asked.value AS activity_id, coalesce(t.position, asked.value) AS position, c.digest,
+    t.activity_id IS NOT NULL OR c.activity_id IS NOT NULL AS handled,
+    EXISTS (SELECT 1 FROM activity_correction AS k WHERE k.activity_id = asked.value) AS corrected
 FROM json_each(:activity_ids) AS asked
 LEFT JOIN activity_trace AS t ON t.activity_id = asked.value
-LEFT JOIN activity_content AS c ON c.activity_id = asked.value
-WHERE t.activity_id IS NOT NULL OR c.activity_id IS NOT NULL;
+LEFT JOIN activity_content AS c ON c.activity_id = asked.value;
 
 -- name: add_traces
 INSERT INTO activity_content (activity_id, digest, handled_at)

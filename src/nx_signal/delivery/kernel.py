@@ -1,4 +1,4 @@
-"""What a wire asks of the kernel about its socket."""
+"""What a writer asks of the kernel about its socket."""
 
 from __future__ import annotations
 

@@ -1,0 +1,56 @@
+-- name: standing_corrections
+SELECT id, activity_id, action, position, occurred_at, handled_at, changed, data
+FROM (
+    SELECT k.*, row_number() OVER (
+        PARTITION BY k.activity_id ORDER BY k.action, k.occurred_at DESC, k.id DESC
+    ) AS place
+    FROM activity_correction AS k
+    WHERE k.activity_id IN (SELECT value FROM json_each(:activity_ids))
+) AS ranked
+WHERE place = 1;
+
+-- name: lock_all
+-- The transaction holds the file's one write lock.
+SELECT value AS recipient_id FROM json_each(:recipient_ids);
+
+-- name: correct_rows
+-- A row that has the content already stays as it is.
+UPDATE activity_notification
+SET content = given.content, content_html = given.content_html, action_url = given.action_url, data = :data,
+    modified_at = :modified_at, changed_rev = given.rev
+FROM (
+    SELECT
+        json_extract(r.value, '$.id') AS row_id, json_extract(r.value, '$.recipient_id') AS owner,
+        json_extract(r.value, '$.rev') AS rev, json_extract(t.value, '$.content') AS content,
+        json_extract(t.value, '$.content_html') AS content_html,
+        json_extract(t.value, '$.action_url') AS action_url
+    FROM json_each(:rows) AS r
+    JOIN json_each(:texts) AS t ON json_extract(t.value, '$.text') = json_extract(r.value, '$.text')
+) AS given
+WHERE activity_notification.id = given.row_id AND activity_notification.recipient_id = given.owner
+    AND (activity_notification.deleted_at IS NULL OR activity_notification.archived_at IS NOT NULL)
+    AND (
+        activity_notification.content <> given.content
+        OR activity_notification.content_html <> given.content_html
+        OR activity_notification.action_url IS NOT given.action_url
+        OR activity_notification.data <> :data
+    )
+RETURNING id, recipient_id;
+
+-- name: retractable_rows
+SELECT n.id, n.recipient_id, n.type, n.is_read, n.deleted_at,
+    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
+FROM json_each(:rows) AS given
+CROSS JOIN inbox_row AS n
+    ON n.id = json_extract(given.value, '$.id')
+    AND n.recipient_id = json_extract(given.value, '$.recipient_id')
+CROSS JOIN recipient_head AS h ON h.recipient_id = n.recipient_id
+WHERE n.deleted_at IS NULL OR n.archived_at IS NOT NULL;
+
+-- name: retract_rows
+UPDATE activity_notification
+SET deleted_at = :deleted_at, archived_at = NULL, modified_at = :deleted_at,
+    changed_rev = json_extract(given.value, '$.rev'), is_read = json_extract(given.value, '$.is_read')
+FROM json_each(:rows) AS given
+WHERE activity_notification.id = json_extract(given.value, '$.id')
+    AND activity_notification.recipient_id = json_extract(given.value, '$.recipient_id');

@@ -1,0 +1,3 @@
+-- name: lock_tickets
+-- There is one writer.
+SELECT 1;
