@@ -94,6 +94,7 @@ class Line:
             database=database,
             announce=self.announced.extend,
             metrics=self.metrics,
+            now=now,
             push_to_members=self.push_to_members,
             notification_bytes=notification_bytes,
             types=types,

@@ -106,6 +106,7 @@ def compose(
         announce=hub.announce,
         push_to_members=hub.push_to_members,
         metrics=metrics,
+        now=now,
         notification_bytes=notification_bytes,
         types=cloud_event_types,
     )

@@ -31,7 +31,7 @@ from nx_signal.store import Content, Corrections, Database
 from nx_signal.store.corrections import MAX_KEPT
 from nx_signal.store.driver import Driver, Tx
 from nx_signal.telemetry.metrics import Metrics
-from pipeline_kit import REGISTRY, RENDERER, message
+from pipeline_kit import REGISTRY, RENDERER, message, now
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -380,6 +380,7 @@ class Instance:
             database=Database(driver),
             announce=self.announced.extend,
             metrics=Metrics(),
+            now=now,
         ).processor
 
     async def handle(self, value: dict[str, Any], position: Position) -> None:

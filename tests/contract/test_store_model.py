@@ -32,7 +32,7 @@ TYPES = ("A", "B")
 SUBJECTS = ("s", "t", None)
 HOUR_MS = 3_600_000
 MARKS: tuple[Mark, ...] = ("read", "unread", "seen", "archive", "unarchive", "delete")
-WITHOUT_FIELD = ("deleted", "activity")
+WITHOUT_FIELD = ("deleted", "activity", "occurred_at")
 """What a row of the model has and no notification does."""
 
 pick = st.integers(0, 30)
@@ -65,6 +65,21 @@ step = st.one_of(
         st.none() | pick,
         st.booleans(),
     ),
+    st.tuples(
+        st.just("insert_kept"),
+        st.lists(
+            st.tuples(
+                st.integers(0, 2),
+                st.integers(0, 25),
+                st.sampled_from(TYPES),
+                st.sampled_from(("k", "k", "l", None)),
+                st.integers(0, 9),
+                st.none() | st.integers(0, 9),
+            ),
+            max_size=5,
+        ),
+    ),
+    st.tuples(st.just("remove_expired"), st.integers(1, 4)),
     st.tuples(st.just("settle"), st.integers(1, 3)),
     st.tuples(st.just("expire"), st.integers(0, 15), st.integers(1, 4)),
 )
@@ -85,6 +100,12 @@ class Model:
         rows = [row for row in self.rows.values() if not row["deleted"]]
         rows = [row for row in rows if (row["archived_at"] is not None) == archived]
         return [row for row in rows if all(row[k] == v for k, v in equal.items() if v is not None)]
+
+    def newest(self, key: str) -> datetime | None:
+        """When it happened; deleted ones count."""
+        return max(
+            (row["occurred_at"] for row in self.rows.values() if row["collapse_key"] == key), default=None
+        )
 
     def head(self) -> InboxSummary:
         live, unread, unseen = self.live(), self.live(is_read=False), self.live(is_seen=False)
@@ -132,7 +153,7 @@ def told(change: Change) -> tuple[Any, ...]:
     detail: Any
     if isinstance(change, Created):
         row = change.notification
-        detail = row.id
+        detail = (row.id, change.replaces)
         assert (row.rev, row.changed_rev, row.is_read, row.read_at) == (change.rev, change.rev, False, None)
     elif isinstance(change, Deleted):
         detail = change.ids
@@ -163,24 +184,103 @@ class Run:
         for who, activity, type, subject in wanted:
             if (who, activity) in self.activities:
                 continue
-            self.activities.add((who, activity))
-            model, change = self.models[who], changes.pop(0)
-            row = row_of(change)
-            model.rows[row.id] = {
-                "activity": (who, activity),
-                "rev": len(model.log) + 1,
-                "changed_rev": len(model.log) + 1,
-                "type": type,
-                "subject": subject,
-                "is_read": False,
-                "read_at": None,
-                "is_seen": False,
-                "archived_at": None,
-                "deleted": False,
-            }
-            model.write(Created, row.id)
-            model.confirm(change)
+            self._written(who, activity, changes.pop(0), type, subject)
         assert changes == []
+
+    async def insert_kept(self, wanted: list[tuple[int, int, str, str | None, int, int | None]]) -> None:
+        """With a collapse key, or an expiry, or both, or neither."""
+        drafts = []
+        for who, activity, type, key, minute, expires_ms in wanted:
+            expires_at = None if expires_ms is None else self.clock() + timedelta(milliseconds=expires_ms)
+            occurred_at = None if key is None else self.clock() + timedelta(minutes=minute)
+            drafts.append(
+                a_draft(
+                    self.models[who].user,
+                    activity_id=f"activity-{activity}",
+                    type=type,
+                    collapse_key=key,
+                    occurred_at=occurred_at,
+                    expires_at=expires_at,
+                )
+            )
+        changes = list(await self.inbox.insert(drafts))
+        once = {
+            (who, activity): draft
+            for (who, activity, *_), draft in reversed([*zip(wanted, drafts, strict=True)])
+        }
+        for who, activity in dict.fromkeys((who, activity) for who, activity, *_ in wanted):
+            if (who, activity) in self.activities:
+                continue
+            draft, model = once[who, activity], self.models[who]
+            replaced = []
+            if draft.collapse_key is not None and draft.occurred_at is not None:
+                newest = model.newest(draft.collapse_key)
+                if newest is not None and draft.occurred_at < newest:
+                    continue
+                replaced = [
+                    id for id, row in model.rows.items() if row in model.live(collapse_key=draft.collapse_key)
+                ]
+            for id in replaced:
+                model.rows[id]["deleted"] = True
+            self._written(
+                who,
+                activity,
+                changes.pop(0),
+                draft.type,
+                draft.subject,
+                tuple(replaced),
+                collapse_key=draft.collapse_key,
+                occurred_at=draft.occurred_at,
+                expires_at=draft.expires_at,
+            )
+        assert changes == []
+
+    def _written(
+        self,
+        who: int,
+        activity: int,
+        change: Change,
+        type: str,
+        subject: str | None,
+        replaces: tuple[int, ...] = (),
+        **kept: Any,
+    ) -> None:
+        self.activities.add((who, activity))
+        model, row = self.models[who], row_of(change)
+        model.rows[row.id] = {
+            "activity": (who, activity),
+            "rev": len(model.log) + 1,
+            "changed_rev": len(model.log) + 1,
+            "type": type,
+            "subject": subject,
+            "is_read": False,
+            "read_at": None,
+            "is_seen": False,
+            "archived_at": None,
+            "deleted": False,
+            **({"collapse_key": None, "occurred_at": None, "expires_at": None} | kept),
+        }
+        model.write(Created, (row.id, replaces))
+        model.confirm(change)
+
+    async def remove_expired(self, limit: int) -> None:
+        due = sorted(
+            (row["expires_at"], id, n)
+            for n, model in enumerate(self.models)
+            for id, row in model.rows.items()
+            if row["expires_at"] is not None and row["expires_at"] <= self.clock() and not row["deleted"]
+        )[:limit]
+        many, changes = await self.database.maintenance.remove_expired(limit)
+        assert many == len(due)
+        by_user = {change.recipient_id: change for change in changes}
+        for n, model in enumerate(self.models):
+            ids = sorted(id for _, id, of in due if of == n)
+            for id in ids:
+                model.rows[id]["deleted"] = True
+            if ids:
+                model.write(Deleted, tuple(ids))
+                model.confirm(by_user.pop(model.user))
+        assert by_user == {}
 
     async def mark_read(self, who: int, n: int) -> None:
         model = self.models[who]

@@ -25,6 +25,11 @@ TABLES = (
     "recipient_change",
     "unsettled_read",
 )
+ADDED = (
+    *("history", "after", "unseen", "is_seen", "archived_at"),
+    *("priority", "expires_at", "collapse_key", "replaces"),
+)
+"""What it did not have."""
 
 
 @pytest.fixture
@@ -55,11 +60,7 @@ def plain(value: Any) -> Any:
     """As it is recorded."""
     match value:
         case msgspec.Struct():
-            names = [
-                name
-                for name in value.__struct_fields__
-                if name not in ("history", "after", "unseen", "is_seen", "archived_at")
-            ]
+            names = [name for name in value.__struct_fields__ if name not in ADDED]
             fields = {name: plain(getattr(value, name)) for name in names}
             return {"is": type(value).__name__, **fields}
         case datetime():

@@ -105,6 +105,33 @@ async def test_each_call_is_the_one_of_the_contract(server: Scripted) -> None:
     ]
 
 
+async def test_each_mark_is_the_one_of_the_contract(server: Scripted) -> None:
+    marked = {"updated": 1, "unread": 2, "unseen": 1, "total": 9, "rev": 5, "history": "9f"}
+    archived = ITEM | {"isSeen": True, "archivedAt": "2026-01-02T03:04:07.000Z"}
+    for answer in (ITEM, archived, ITEM, marked | {"unknown": ["8"]}, *4 * [marked]):
+        server.will(200, answer)
+    async with open_rest(server.url, "T") as rest:
+        assert (await rest.mark_unread("7")).is_seen is False
+        assert (await rest.archive("7")).archived_at == "2026-01-02T03:04:07.000Z"
+        await rest.unarchive("7")
+        assert (await rest.mark_ids(["7", "8"], "archive")).unknown == ["8"]
+        assert (await rest.mark_all_seen(4, history="7c")).unseen == 1
+        await rest.mark_all_unread()
+        await rest.archive_all(only_read=True)
+        await rest.unarchive_all(4)
+    base = "/v1/api/signal/notifications"
+    assert server.requests == [
+        ("PATCH", f"{base}/7/mark-unread", None),
+        ("PATCH", f"{base}/7/archive", None),
+        ("PATCH", f"{base}/7/unarchive", None),
+        ("PATCH", base, {"ids": ["7", "8"], "op": "archive"}),
+        ("PATCH", f"{base}/mark-all-seen", {"upToRev": 4, "history": "7c"}),
+        ("PATCH", f"{base}/mark-all-unread", {}),
+        ("PATCH", f"{base}/archive-all", {"isRead": True}),
+        ("PATCH", f"{base}/unarchive-all", {"upToRev": 4}),
+    ]
+
+
 async def test_a_refusal_carries_the_problem_that_the_server_names(server: Scripted) -> None:
     server.will(403, {"code": "forbidden", "title": "Forbidden", "detail": "This needs the permission X."})
     async with open_rest(server.url, "T") as rest:

@@ -152,6 +152,10 @@ async def furnished(issuer: Issuer) -> Desk:
                 content_html=row["contentHtml"],
                 action_url=row["actionUrl"],
                 data=row["data"],
+                priority=row["priority"],
+                expires_at=datetime.fromisoformat(row["expiresAt"]),
+                collapse_key=row["collapseKey"],
+                occurred_at=NOON,
             )
         ]
     )

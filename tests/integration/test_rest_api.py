@@ -160,6 +160,7 @@ class Desk:
             announce=self.announced.extend,
             metrics=self.metrics,
             types=cloud_event_types,
+            now=lambda: self.time,
         )
         self.processor = activities.processor
         tokens = TokenVerifier(
@@ -287,11 +288,14 @@ async def test_the_list_is_newest_first_with_its_counts_and_revision(desk: Desk)
     body = reply.json
     assert [row["id"] for row in body["data"]] == [ids[1], ids[0]]
     assert {k: v for k, v in body.items() if k != "data"} == {
-        "total": 2, "unread": 2, "rev": 2, "history": ids[1], "nextCursor": None,
+        "total": 2, "unread": 2, "unseen": 2, "rev": 2, "history": ids[1], "nextCursor": None,
     }  # fmt: skip
     assert body["data"][0] == {
         "id": ids[1],
         "activityId": "a1767268802.0",
+        "priority": "normal",
+        "expiresAt": None,
+        "collapseKey": None,
         "recipientId": "u1",
         "type": "B",
         "organizerId": "o1",
@@ -304,6 +308,8 @@ async def test_the_list_is_newest_first_with_its_counts_and_revision(desk: Desk)
         "data": {"n": 1},
         "isRead": False,
         "readAt": None,
+        "isSeen": False,
+        "archivedAt": None,
         "rev": 2,
         "createdAt": "2026-01-01T12:00:02.000Z",
     }
@@ -353,7 +359,9 @@ async def test_the_count_has_what_matches_beside_the_totals(desk: Desk) -> None:
     ids = await desk.give(("u1", "A", None), ("u1", "B", None), ("u1", "A", None))
     await desk.call("PATCH", f"{BASE}/notifications/{ids[0]}/mark-read")
     reply = await desk.call("GET", f"{BASE}/notifications/count?isRead=false&type=A")
-    assert reply.json == {"count": 1, "total": 3, "unread": 2, "rev": 4, "history": ANY}
+    assert reply.json == {
+        "count": 1, "total": 3, "unread": 2, "unseen": 2, "rev": 4, "history": ANY,
+    }  # fmt: skip
 
 
 async def test_reading_one_is_idempotent_and_announced_once_with_its_client(desk: Desk) -> None:
@@ -388,8 +396,8 @@ async def test_reading_all_takes_a_body_or_none(desk: Desk, sent: dict[str, Any]
     await desk.give(("u1", "A", None), ("u1", "A", "s"), ("u1", "B", None), ("u2", "A", None))
     reply = await desk.call("PATCH", f"{BASE}/notifications/mark-all-read", **sent)
     assert reply.json == {
-        "updated": updated, "unread": 3 - updated, "rev": 4, "history": desk.announced[0].history,
-        "readAt": "2026-01-01T12:00:04.000Z",
+        "updated": updated, "unread": 3 - updated, "unseen": 3 - updated, "total": 3, "rev": 4,
+        "history": desk.announced[0].history, "readAt": "2026-01-01T12:00:04.000Z",
     }  # fmt: skip
     assert len(desk.announced) == 1
 
@@ -542,8 +550,10 @@ PRIVATE = [
     ("GET", "/notifications"),
     ("GET", "/notifications/count"),
     ("GET", "/notifications/1"),
-    ("PATCH", "/notifications/1/mark-read"),
-    ("PATCH", "/notifications/mark-all-read"),
+    ("PATCH", "/notifications"),
+    *(("PATCH", f"/notifications/1/{step}") for step in ("mark-read", "mark-unread", "archive", "unarchive")),
+    *(("PATCH", f"/notifications/mark-all-{state}") for state in ("read", "unread", "seen")),
+    *(("PATCH", f"/notifications/{step}-all") for step in ("archive", "unarchive")),
     ("DELETE", "/notifications/1"),
     ("POST", "/activities"),
     ("POST", "/activities/preview"),
@@ -655,10 +665,10 @@ async def test_an_unknown_address_is_a_problem(desk: Desk, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("POST", "/notifications", "GET, HEAD, OPTIONS"),
+        ("POST", "/notifications", "GET, HEAD, OPTIONS, PATCH"),
         ("PUT", "/notifications/1", "DELETE, GET, HEAD, OPTIONS"),
         ("GET", "/activities", "OPTIONS, POST"),
-        ("BREW", "/notifications", "GET, HEAD, OPTIONS"),
+        ("BREW", "/notifications", "GET, HEAD, OPTIONS, PATCH"),
     ],
 )
 async def test_a_wrong_method_is_answered_with_the_allowed_ones(
@@ -678,7 +688,7 @@ async def test_head_is_get_without_its_body(desk: Desk) -> None:
 async def test_options_lists_the_methods_without_a_token(desk: Desk) -> None:
     reply = await desk.call("OPTIONS", f"{BASE}/notifications", None)
     assert reply.status == 200
-    assert set(reply.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+    assert set(reply.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "PATCH"}
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/nowhere", f"{BASE}/notifications"])

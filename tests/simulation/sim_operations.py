@@ -269,6 +269,7 @@ class Operations:
                 announce=one.hub.announce,
                 push_to_members=one.hub.push_to_members,
                 metrics=one.parts.metrics,
+                now=world.now,
             ).replay
 
         async def replayed() -> Trace | None:

@@ -108,6 +108,7 @@ class Shop:
             renderer=self.renderer,
             announce=lambda changes: None,
             metrics=Metrics(),
+            now=lambda: NOON,
         ).processor
         self.roster = Roster(
             [Organizer("o1", None, (), time_zone)],

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from msgspec import structs
 
 from nx_signal.delivery import topics
 from nx_signal.delivery.rooms import refused_rooms_data
@@ -37,12 +38,16 @@ ROW = Notification(
     content_html="<p>c</p>",
     action_url=None,
     data={},
+    priority="normal",
+    expires_at=None,
+    collapse_key=None,
     is_read=False,
     read_at=None,
     is_seen=False,
     archived_at=None,
     created_at=NOON,
 )
+KEYED = structs.replace(ROW, id=8, priority="high", expires_at=NOON, collapse_key="k")
 
 
 def fits(key: str, frame: Any) -> None:
@@ -99,6 +104,7 @@ def test_every_topic_and_every_close_code_is_there() -> None:
     ("key", "change"),
     [
         ("created", Created("ann", 8, 3, 40, 1, "7", "6", ROW)),
+        ("created", Created("ann", 9, 3, 39, 1, "8", "7", KEYED, (7, 5))),
         ("read", Read("ann", 9, 2, 40, 1, "9f", "7", (7,), None, None, None, NOON, "c1")),
         ("read", Read("ann", 9, 0, 40, 0, "9f", "7", None, 8, "A", "s", NOON, None)),
         ("deleted", Deleted("ann", 10, 2, 39, 0, "2c", "9f", (7, 8))),
@@ -107,6 +113,16 @@ def test_every_topic_and_every_close_code_is_there() -> None:
 def test_a_change_is_pushed_as_described(key: str, change: Any) -> None:
     event, data = encode_change(change)
     fits(key, json.loads(topics.frame(event, data)))
+
+
+def test_a_notification_that_takes_the_place_of_others_names_them() -> None:
+    data = json.loads(encode_change(Created("ann", 9, 3, 39, 1, "8", "7", KEYED, (7, 5)))[1])
+    assert data["replaces"] == ["7", "5"]
+    assert (data["collapseKey"], data["priority"]) == ("k", "high")
+    assert data["expiresAt"] == "2026-01-01T12:00:00.000Z"
+    plain = json.loads(encode_change(Created("ann", 8, 3, 40, 1, "7", "6", ROW))[1])
+    assert "replaces" not in plain
+    assert (plain["collapseKey"], plain["priority"], plain["expiresAt"]) == (None, "normal", None)
 
 
 def test_the_state_is_pushed_as_described() -> None:

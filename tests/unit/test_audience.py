@@ -281,7 +281,7 @@ def test_portions_are_the_union_in_order_whatever_their_sizes(
 
 async def test_a_preview_shows_the_union_and_why_without_the_actor() -> None:
     async with running() as line:
-        preview = Preview(REGISTRY, RENDERER, line.database.directory)
+        preview = Preview(REGISTRY, RENDERER, line.database.directory, now)
         fields = united(M1, users("zoe"), actorId="ann", excludeActor=True)
         shown = await preview.preview(json.dumps(fields).encode())
         assert [each.recipient_id for each in shown.recipients] == ["binh", "zoe"]
@@ -294,7 +294,7 @@ async def test_a_preview_shows_the_union_and_why_without_the_actor() -> None:
 
 async def test_a_preview_of_what_is_for_nobody_shows_nobody() -> None:
     async with running() as line:
-        preview = Preview(REGISTRY, RENDERER, line.database.directory)
+        preview = Preview(REGISTRY, RENDERER, line.database.directory, now)
         fields = message(recipientScope="users", recipientIds=["actor"], excludeActor=True)
         shown = await preview.preview(json.dumps(fields).encode())
         assert (shown.recipients, shown.total, shown.renderings) == ((), 0, {})

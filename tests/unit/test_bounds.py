@@ -15,7 +15,7 @@ from nx_signal.activities.lanes import AT_WORK
 from nx_signal.activities.preview import Preview
 from nx_signal.errors import MessageRejected, StatementBlocked, StatementFailed, StoreUnavailable
 from nx_signal.model import Draft, Member, Roster
-from pipeline_kit import REGISTRY, RENDERER, Line, message, record, running
+from pipeline_kit import REGISTRY, RENDERER, Line, message, now, record, running
 
 Insert: TypeAlias = Callable[[Sequence[Draft]], Awaitable[Any]]
 
@@ -83,7 +83,7 @@ async def test_texts_and_data_count_together_once_for_each_language(autojump_clo
 
 async def test_a_preview_refuses_what_would_become_a_dead_letter() -> None:
     async with running() as line:
-        preview = Preview(REGISTRY, RENDERER, line.database.directory, 1_024)
+        preview = Preview(REGISTRY, RENDERER, line.database.directory, now, 1_024)
         for changes in ({"data": {"payment": {"amount": 1}, "x": "y" * 1_024}}, {"subject": "y" * 256}):
             near = {"data": {"payment": {"amount": 1}, "x": "y" * 700}} | changes
             with pytest.raises(MessageRejected, match="APP_ENV_NOTIFICATION_BYTES"):

@@ -16,7 +16,7 @@ from nx_signal.delivery.sessions import LiveSessions
 from nx_signal.errors import MessageRejected, StatementFailed
 from nx_signal.model import Created, Deleted, KeptCorrection, Member, Roster, Updated
 from nx_signal.model.wire import encode_change
-from pipeline_kit import REGISTRY, RENDERER, Line, message, record, running
+from pipeline_kit import REGISTRY, RENDERER, Line, message, now, record, running
 
 LARGE = 5_000
 
@@ -522,7 +522,7 @@ async def test_in_a_cloud_event_the_data_is_the_correction(
 
 async def test_a_correction_has_no_preview(autojump_clock: MockClock) -> None:
     async with running() as line:
-        preview = Preview(REGISTRY, RENDERER, line.database.directory)
+        preview = Preview(REGISTRY, RENDERER, line.database.directory, now)
         with pytest.raises(MessageRejected, match="action: update has no preview"):
             await preview.preview(json.dumps(update()).encode())
 

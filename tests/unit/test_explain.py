@@ -252,6 +252,8 @@ async def test_a_person_who_became_a_member_later_is_told_so(desk: Desk) -> None
     [
         ("dead_letter", "data: no amount.", "it became a dead letter. data: no amount."),
         ("unknown_type", None, "its event type T is not known here, so it was skipped."),
+        ("expired", "It was handled after its expiresAt.", "it was handled after its expiresAt."),
+        ("superseded", "…", "each recipient had a newer notification with its collapseKey."),
     ],
 )
 async def test_an_activity_that_notified_nobody_gives_the_reason(
@@ -259,6 +261,19 @@ async def test_an_activity_that_notified_nobody_gives_the_reason(
 ) -> None:
     await desk.database.traces.add([Trace("e1", "t/0/1", "T", None, None, 0, outcome, reason)])
     assert (await desk.recipient("u1")).why.endswith(why)
+
+
+async def test_a_person_who_had_a_newer_one_with_its_key_is_given_that_reason(desk: Desk) -> None:
+    def keyed(user: str, activity_id: str, hour: int) -> Draft:
+        occurred_at = now() + timedelta(hours=hour)
+        return structs.replace(a_draft(user, activity_id), collapse_key="k", occurred_at=occurred_at)
+
+    await desk.database.inbox.insert([keyed("u1", "e2", 2)])
+    await desk.database.inbox.insert([keyed("u1", "e1", 1), keyed("u2", "e1", 1)])
+    await desk.database.traces.add([Trace("e1", "t/0/1", "T", "users", "users", 2, "stored")])
+    why = (await desk.recipient("u1")).why
+    assert why == f"{UNSAID}: a newer notification with its collapseKey k was there already."
+    assert "recipientIds" in (await desk.recipient("u3")).why
 
 
 async def test_what_a_person_received_in_a_time_and_what_not_is_listed(desk: Desk) -> None:

@@ -105,6 +105,11 @@ def test_a_given_id_is_never_the_identity_of_a_position(id: str, position: str) 
     assert identity(id, None) != position
 
 
+@pytest.mark.parametrize("field", [{"collapseKey": "k"}, {"expiresAt": "2027-01-01"}, {"priority": "high"}])
+def test_a_digest_covers_how_a_notification_is_kept(field: dict[str, Any]) -> None:
+    assert activity(**field).digest != activity().digest
+
+
 def test_a_digest_is_of_what_is_read() -> None:
     message = json.dumps(MESSAGE).encode()
     same = json.dumps(

@@ -40,7 +40,7 @@ class World:
     def _announce(self, changes: Sequence[Change]) -> None:
         self.announced.extend(changes)
 
-    async def write(self, user: str, n: int) -> None:
+    async def write(self, user: str, n: int, expires_at: datetime | None = None) -> None:
         drafts = [
             Draft(
                 recipient_id=user,
@@ -54,6 +54,7 @@ class World:
                 content_html="<p>c</p>",
                 action_url=None,
                 data={},
+                expires_at=expires_at,
             )
             for k in range(n)
         ]
@@ -81,6 +82,22 @@ async def test_what_is_older_than_the_retention_is_removed_and_announced(autojum
     ]
     heads = await world.database.inbox.summaries(["old", "young"])
     assert [heads["old"].total, heads["young"].total] == [1, 1]
+    assert world.counted("signal_expired_rows_total") == 700
+
+
+async def test_what_expired_is_removed_and_announced_within_5_s(autojump_clock: MockClock) -> None:
+    world = World(retention_days=0)
+    await world.write("u", 700, START + timedelta(hours=1))
+    await world.write("v", 1, START + timedelta(hours=2))
+    await world.run_for(60)
+    assert world.announced == []
+    world.time += timedelta(hours=1)
+    await world.run_for(5)
+    assert [(type(c), c.recipient_id, c.total) for c in world.announced] == [
+        (Deleted, "u", 200),
+        (Deleted, "u", 0),
+    ]
+    assert (await world.database.inbox.summaries(["v"]))["v"].total == 1
     assert world.counted("signal_expired_rows_total") == 700
 
 

@@ -72,6 +72,9 @@ def test_a_full_message_becomes_an_activity() -> None:
         data={"payment": {"amount": 1250000}},
         eventId="e1",
         subject="order-42",
+        priority="high",
+        expiresAt="2026-11-22T10:25:00.1239+07:00",
+        collapseKey="order-42",
     )
     assert decoded == Activity(
         id="e1",
@@ -86,11 +89,15 @@ def test_a_full_message_becomes_an_activity() -> None:
         subject="order-42",
         occurred_at=datetime(2026, 11, 21, 10, 25, tzinfo=UTC),
         given_id="e1",
+        priority="high",
+        expires_at=datetime(2026, 11, 22, 3, 25, 0, 123_000, tzinfo=UTC),
+        collapse_key="order-42",
     )
 
 
 def test_optional_fields_may_be_absent_or_null() -> None:
-    optional = ("actor", "merchantId", "recipientIds", "data", "eventId", "subject")
+    who = ("actor", "merchantId", "recipientIds", "subject")
+    optional = (*who, "data", "eventId", "priority", "expiresAt", "collapseKey")
     assert activity() == activity(**dict.fromkeys(optional))
     assert activity().data == {} and activity().actor == {}
     assert activity().merchant_id is None and activity().recipient_ids == ()
@@ -134,6 +141,32 @@ def test_the_identity_is_the_event_id_else_the_header_else_the_position() -> Non
 )
 def test_any_iso_8601_moment_is_read_and_a_naive_one_is_utc(text: str) -> None:
     assert activity(occurredAt=text).occurred_at == datetime(2026, 11, 21, 10, 25, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("priority", ["urgent", "High", "", 1, True, ["high"]])
+def test_a_priority_is_one_of_two(priority: Any) -> None:
+    assert error_of(message(priority=priority)) == "priority: expected `normal` or `high`."
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "", "2026-13-01", "10000-01-01T00:00:00Z"])
+def test_an_expiry_is_a_moment(text: str) -> None:
+    assert error_of(message(expiresAt=text)).startswith("expiresAt must be an ISO 8601 date and time")
+
+
+def test_an_expiry_may_be_before_the_activity() -> None:
+    assert activity(expiresAt="1999-01-01").expires_at == datetime(1999, 1, 1, tzinfo=UTC)
+
+
+def test_a_collapse_key_has_1_to_256_characters() -> None:
+    assert activity(collapseKey="k" * 256).collapse_key == "k" * 256
+    for key in ("", "k" * 257):
+        assert error_of(message(collapseKey=key)).startswith("collapseKey: expected `str` of length")
+    assert error_of(message(collapseKey=5)).startswith("collapseKey: expected")
+
+
+def test_a_collapse_key_with_a_character_that_no_store_holds_is_refused() -> None:
+    """Replaced, it could be another one's."""
+    assert error_of(raw("collapseKey", r'"k\ud83d"')).startswith("collapseKey must hold no NUL character")
 
 
 def test_an_unknown_type_is_recognized_before_anything_else_is_validated() -> None:

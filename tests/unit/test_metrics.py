@@ -51,6 +51,7 @@ def test_a_series_begins_at_0(name: str) -> None:
         renderer=Renderer(registry, "UTC"),
         announce=lambda changes: None,
         metrics=metrics,
+        now=now,
     )
     assert series(metrics)[name] == 0
 

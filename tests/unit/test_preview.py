@@ -63,7 +63,7 @@ async def database() -> MemoryDatabase:
 
 @pytest.fixture
 def preview(database: MemoryDatabase) -> Preview:
-    return Preview(REGISTRY, RENDERER, database.directory)
+    return Preview(REGISTRY, RENDERER, database.directory, now)
 
 
 async def test_each_recipient_is_shown_with_the_language_and_where_it_is_set(preview: Preview) -> None:
@@ -127,6 +127,23 @@ async def test_a_message_without_an_id_has_none_yet(preview: Preview) -> None:
     assert (await preview.preview(message())).event_id is None
 
 
+async def test_how_a_notification_would_be_kept_is_shown(preview: Preview) -> None:
+    plain = await preview.preview(message())
+    assert (plain.priority, plain.expires_at, plain.collapse_key, plain.expired) == (
+        "normal",
+        None,
+        None,
+        False,
+    )
+    found = await preview.preview(message(priority="high", expiresAt="2026-01-02T00:00:00Z", collapseKey="k"))
+    assert (found.priority, found.collapse_key, found.expired) == ("high", "k", False)
+    assert found.expires_at == datetime(2026, 1, 2, tzinfo=UTC)
+
+
+async def test_that_nothing_would_be_written_any_more_is_shown(preview: Preview) -> None:
+    assert (await preview.preview(message(expiresAt="2026-01-01T00:00:00Z"))).expired
+
+
 async def test_an_unknown_type_is_reported_as_skipped(preview: Preview) -> None:
     found = await preview.preview(b'{"eventType": "COFFEE_SPILLED"}')
     assert (found.type, found.known, found.total, found.recipients) == ("COFFEE_SPILLED", False, 0, ())
@@ -149,7 +166,7 @@ async def test_a_malformed_message_is_refused_with_the_reason_of_its_dead_letter
     with pytest.raises(MessageRejected) as refused:
         await preview.preview(poison)
     processor = compose_activities(
-        registry=REGISTRY, renderer=RENDERER, database=database, announce=print, metrics=Metrics()
+        registry=REGISTRY, renderer=RENDERER, database=database, announce=print, metrics=Metrics(), now=now
     ).processor
     (processed,) = await processor.process([Record(Position("t", 0, 0), None, poison)], {})
     assert processed.dead_letter is not None
@@ -182,7 +199,7 @@ def test_a_preview_shows_exactly_what_is_written_then(
             eventId="e1",
             **({} if merchant is None else {"merchantId": merchant}),
         )
-        found = await Preview(REGISTRY, RENDERER, database.directory).preview(sent)
+        found = await Preview(REGISTRY, RENDERER, database.directory, now).preview(sent)
         assert await database.inbox.rows_of("e1", None, 10) == ([], 0), "nothing is written"
         processor = compose_activities(
             registry=REGISTRY,
@@ -190,6 +207,7 @@ def test_a_preview_shows_exactly_what_is_written_then(
             database=database,
             announce=lambda changes: None,
             metrics=Metrics(),
+            now=now,
         ).processor
         (processed,) = await processor.process([Record(Position("t", 0, 0), None, sent)], {})
         assert (processed.trace.rule, processed.trace.recipients) == (found.rule, found.total)

@@ -151,6 +151,7 @@ async def test_a_text_rendered_in_english_without_a_translation_is_counted(stock
         database=database,
         announce=lambda changes: None,
         metrics=metrics,
+        now=lambda: NOON,
     ).processor
     sent = {
         "eventType": "STOCK_LOW",

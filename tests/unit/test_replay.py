@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources.abc import Traversable
 from typing import Any
 from unittest.mock import patch
@@ -94,6 +94,7 @@ class World:
     """A store and processors for it; drafts of the `refused` (activity, recipient) pairs are refused."""
 
     def __init__(self) -> None:
+        self.time = now()
         self.database = MemoryDatabase(now)
         self.announced: list[Change] = []
         self.refused: set[tuple[str, str]] = set()
@@ -113,6 +114,7 @@ class World:
             database=self.database,
             announce=self.announced.extend,
             metrics=Metrics(),
+            now=lambda: self.time,
         ).processor
 
     async def arrive(self, registry: Registry, *records: Record) -> None:
@@ -162,6 +164,28 @@ async def test_what_failed_because_of_a_bug_is_replayed_once_the_bug_is_fixed(wo
     assert {change.recipient_id for change in world.announced} == set(USERS[:4])
     kept = await world.database.traces.get("t/3/7")
     assert kept is not None and (kept.outcome, kept.position, kept.reason) == ("stored", "t/3/7", None)
+
+
+async def test_what_expired_meanwhile_leaves_the_dead_letters_without_a_notification(world: World) -> None:
+    await world.arrive(FAULTY, record(7, "e", expiresAt="2026-01-01T00:00:00.001Z"))
+    (dead_letter,) = await world.dead_letters()
+    world.time += timedelta(milliseconds=1)
+    trace = await world.replay(FIXED).replay(dead_letter.id)
+    assert trace is not None and (trace.outcome, trace.recipients) == ("expired", 0)
+    assert not await world.rows() and await world.dead_letters() == []
+    kept = await world.database.traces.get("e")
+    assert kept is not None and kept.outcome == "expired"
+
+
+async def test_what_was_superseded_meanwhile_leaves_the_dead_letters_too(world: World) -> None:
+    key = {"collapseKey": "k"}
+    await world.arrive(FAULTY, record(7, "old", **key, occurredAt="2026-01-01T09:00:00Z"))
+    await world.arrive(FIXED, record(8, "new", **key))
+    (dead_letter,) = await world.dead_letters()
+    trace = await world.replay(FIXED).replay(dead_letter.id)
+    assert trace is not None and (trace.outcome, trace.recipients) == ("superseded", 4)
+    assert {activity for _, activity, *_ in await world.rows()} == {"new"}
+    assert await world.dead_letters() == []
 
 
 async def test_a_dead_letters_event_id_and_header_are_its_identity(world: World) -> None:

@@ -46,7 +46,7 @@ def test_without_parameters_a_page_is_the_newest_twenty() -> None:
 
 def test_every_parameter_has_its_place() -> None:
     query = parse(
-        limit="100", isRead="false", type="A", organizerId="o", merchantId="m", subject="s",
+        limit="100", isRead="false", type="A", organizerId="o", merchantId="m", subject="s", priority="high",
         from_="2026-01-01T12:00:00Z", to="2026-01-01T19:00:00+07:00",
     )  # fmt: skip
     where = InboxFilter.of(
@@ -55,6 +55,7 @@ def test_every_parameter_has_its_place() -> None:
         organizer_id="o",
         merchant_id="m",
         subject="s",
+        priority="high",
         created_from=NOON,
         created_to=NOON,
     )
@@ -119,6 +120,8 @@ T1, T2 = "2026-01-01T12:00:00Z", "2026-01-01T13:00:00+01:00"
         ({"organizerId": {"inq": ["o1"]}}, [("organizer_id", "in", ("o1",))]),
         ({"isRead": False}, [("is_read", "eq", False)]),
         ({"isRead": {"neq": True}}, [("is_read", "neq", True)]),
+        ({"priority": "high"}, [("priority", "eq", "high")]),
+        ({"priority": {"neq": "normal"}}, [("priority", "neq", "normal")]),
         ({"id": "7"}, [("id", "eq", 7)]),
         ({"id": {"gt": "7", "inq": ["8", "9"]}}, [("id", "gt", 7), ("id", "in", (8, 9))]),
         ({"rev": {"between": [2, 5]}}, [("rev", "gte", 2), ("rev", "lte", 5)]),

@@ -115,4 +115,7 @@ def _activity(row: _Row, data: Mapping[str, Json], known: _From) -> Activity:
         data=data,
         subject=row.subject,
         occurred_at=known.occurred_at or row.created_at,
+        priority=row.priority,
+        expires_at=row.expires_at,
+        collapse_key=row.collapse_key,
     )

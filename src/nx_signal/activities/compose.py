@@ -14,6 +14,7 @@ from nx_signal.activities.preview import Preview
 from nx_signal.activities.processor import ActivityProcessor, PushToMembers
 from nx_signal.activities.registry import Registry
 from nx_signal.activities.replay import Replay
+from nx_signal.ports import Now
 from nx_signal.store import Database
 from nx_signal.telemetry.metrics import Metrics
 
@@ -32,6 +33,7 @@ def compose_activities(
     renderer: Renderer,
     announce: Announce,
     metrics: Metrics,
+    now: Now,
     push_to_members: PushToMembers | None = None,
     notification_bytes: int = NOTIFICATION_BYTES,
     types: Mapping[str, str] = NO_TYPES,
@@ -49,6 +51,7 @@ def compose_activities(
         corrector=corrector,
         announce=announce,
         metrics=metrics,
+        now=now,
         push_to_members=push_to_members,
         notification_bytes=notification_bytes,
         types=types,
@@ -56,5 +59,5 @@ def compose_activities(
     return Activities(
         processor=processor,
         replay=Replay(processor, database.dead_letters, metrics),
-        preview=Preview(registry, renderer, database.directory, notification_bytes, types),
+        preview=Preview(registry, renderer, database.directory, now, notification_bytes, types),
     )

@@ -11,6 +11,7 @@ from nx_signal.activities.again import rendered_from
 from nx_signal.activities.content import Rendered, Renderer
 from nx_signal.activities.recipients import ResolvedRecipients
 from nx_signal.model import Change, Draft, Position
+from nx_signal.model.timestamps import to_milliseconds
 from nx_signal.store import InboxStore
 from nx_signal.telemetry.metrics import Metrics
 
@@ -38,6 +39,7 @@ def render(renderer: Renderer, resolved: ResolvedRecipients) -> Mapping[str, Ren
 def drafts_of(resolved: ResolvedRecipients, rendered: Mapping[str, Rendered]) -> Iterator[Draft]:
     activity = resolved.activity
     kept = rendered_from(activity, next(iter(rendered.values())).time_zone)
+    occurred_at = None if activity.collapse_key is None else to_milliseconds(activity.occurred_at)
     for recipient_id, locale in zip(resolved.recipients, resolved.locales, strict=True):
         text = rendered[locale]
         yield Draft(
@@ -53,6 +55,10 @@ def drafts_of(resolved: ResolvedRecipients, rendered: Mapping[str, Rendered]) ->
             action_url=text.action_url,
             data=activity.data,
             rendered_from=kept,
+            priority=activity.priority,
+            expires_at=activity.expires_at,
+            collapse_key=activity.collapse_key,
+            occurred_at=occurred_at,
         )
 
 

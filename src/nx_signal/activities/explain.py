@@ -170,7 +170,16 @@ class Explain:
     async def _why_not(self, found: _Found, user_id: str) -> str:
         others, _ = await self._inbox.rows_of(found.activity_id, None, 1)
         memberships = (await self._directory.memberships([user_id]))[user_id]
-        return why_not(user_id, found.trace, others[0] if others else None, memberships)
+        row = others[0] if others else None
+        had_newer = row is not None and await self._had_newer(found.trace, row, user_id)
+        return why_not(user_id, found.trace, row, memberships, had_newer=had_newer)
+
+    async def _had_newer(self, trace: Trace | None, row: ActivityRow, user_id: str) -> bool:
+        """Of the key of this row of another recipient, when the activity was handled."""
+        if row.collapse_key is None or row.occurred_at is None or trace is None or trace.handled_at is None:
+            return False
+        newest = await self._inbox.newest_of_key(user_id, row.organizer_id, row.collapse_key)
+        return newest is not None and newest[0] <= trace.handled_at and newest[1] > row.occurred_at
 
 
 def recipient_delivery(

@@ -72,6 +72,9 @@ _CONTENT = (
     "data",
     "subject",
     "occurredAt",
+    "collapseKey",
+    "expiresAt",
+    "priority",
 )
 _fields = JsonDecoder[dict[str, object]](dict[str, object], float_hook=str)
 

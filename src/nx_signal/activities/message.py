@@ -38,8 +38,9 @@ from nx_signal.activities.limits import json_bytes
 from nx_signal.activities.repair import REPLACEMENT, repaired, slices, spelled
 from nx_signal.activities.trace_context import context_of
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Action, Activity, Correction, Json, OneScope, Position, Record
+from nx_signal.model import Action, Activity, Correction, Json, OneScope, Position, Priority, Record
 from nx_signal.model.json import JsonDecoder, TooDeep
+from nx_signal.model.timestamps import to_milliseconds
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
@@ -65,6 +66,7 @@ _EXPECTED = {
     "recipientScope": "expected `org`, `merchant` or `users`",
     "audience.scope": "expected `org`, `merchant` or `users`",
     "action": "expected `create`, `update` or `retract`",
+    "priority": "expected `normal` or `high`",
 }
 """Where msgspec does not name what it takes."""
 
@@ -97,6 +99,9 @@ class ActivityMessage(msgspec.Struct, rename="camel"):
     event_id: Id | None = None
     event_source: Source | None = None
     subject: Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)] | None = None
+    priority: Priority | None = None
+    expires_at: str | None = None
+    collapse_key: Id | None = None
 
 
 class _Correcting(msgspec.Struct, rename="camel", kw_only=True):
@@ -303,9 +308,12 @@ def _decode(
         subject=wire.subject or None,
         occurred_at=moment(wire.occurred_at, "occurredAt"),
         replaced=replaced,
+        priority=wire.priority or "normal",
+        expires_at=None if wire.expires_at is None else to_milliseconds(moment(wire.expires_at, "expiresAt")),
+        collapse_key=wire.collapse_key,
     )
     if replaced:
-        _require_scope(activity)
+        _require_whole(activity)
     require_bounded({"actor": wire.actor, "data": wire.data})
     if notification_bytes is None:
         return activity
@@ -347,10 +355,15 @@ def _ids(
     return event_id or _header_id(headers), source or _header_source(headers)
 
 
-def _require_scope(activity: Activity) -> None:
-    """An id with a replaced character has no members: the activity would go to the actor, unnoticed."""
-    named = {"org": (activity.organizer_id,), "merchant": (activity.organizer_id, activity.merchant_id)}
-    for field, id in zip(("organizerId", "merchantId"), named.get(activity.scope, ()), strict=False):
+def _require_whole(activity: Activity) -> None:
+    """An id with a replaced character has no members: the activity would go to the actor, unnoticed. Under a
+    collapse key with one it would take the place of what has another key."""
+    named: dict[str, str | None] = {"collapseKey": activity.collapse_key}
+    if activity.scope != "users":
+        named["organizerId"] = activity.organizer_id
+    if activity.scope == "merchant":
+        named["merchantId"] = activity.merchant_id
+    for field, id in named.items():
         if REPLACEMENT in (id or ""):
             raise rejected(f"{field} must hold no NUL character, half of a surrogate pair or invalid UTF-8.")
 

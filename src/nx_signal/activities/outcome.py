@@ -11,6 +11,7 @@ from nx_signal.activities.cloud_events import NO_TYPES, is_event
 from nx_signal.activities.message import UnknownType, best_effort_ids, decode, unknown_type
 from nx_signal.errors import MessageRejected, StoreRejected
 from nx_signal.model import Activity, Correction, DeadLetter, Outcome, Record, Rule, Trace
+from nx_signal.model.timestamps import format_timestamp
 
 NOBODY = "The actor gets nothing of it (excludeActor), and its scope has no other recipients."
 
@@ -109,6 +110,21 @@ def handled(
         context=activity.context,
     )
     return ProcessedRecord(record, trace)
+
+
+def written(
+    record: Record, activity: Activity, rule: Rule | None, many: int, *, rows: bool, superseded: bool
+) -> ProcessedRecord:
+    """What became of a record that could be written: `rows` is whether it had any that was not there."""
+    if not rows and superseded:
+        reason = f"Each recipient had a newer notification with its collapseKey {activity.collapse_key}."
+        return handled(record, activity, rule, many, "superseded", reason)
+    return handled(record, activity, rule, many, "stored" if rows else "duplicate")
+
+
+def expired(record: Record, activity: Activity) -> ProcessedRecord:
+    reason = f"It was handled after its expiresAt, {format_timestamp(activity.expires_at)}."
+    return handled(record, activity, None, 0, "expired", reason)
 
 
 def failure_reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Literal, TypeAlias
 
@@ -17,7 +18,8 @@ from nx_signal.activities.message import UnknownType, decode
 from nx_signal.activities.outcome import failure_reason
 from nx_signal.activities.recipients import find_recipients, resolve
 from nx_signal.activities.registry import Registry
-from nx_signal.model import Activity, Correction, Position, Reach, Record, Rule, Scope
+from nx_signal.model import Activity, Correction, Position, Priority, Reach, Record, Rule, Scope
+from nx_signal.ports import Now
 from nx_signal.store import Directory
 
 MAX_SHOWN = 1_000
@@ -52,6 +54,11 @@ class Previewed:
     total: int
     renderings: Mapping[str, Rendered]
     """for each language that any of the recipients reads"""
+    priority: Priority = "normal"
+    expires_at: datetime | None = None
+    collapse_key: str | None = None
+    expired: bool = False
+    """`expires_at` has passed: nothing would be written"""
 
     @property
     def known(self) -> bool:
@@ -65,12 +72,14 @@ class Preview:
         registry: Registry,
         renderer: Renderer,
         directory: Directory,
+        now: Now,
         notification_bytes: int = NOTIFICATION_BYTES,
         types: Mapping[str, str] = NO_TYPES,
     ) -> None:
         self._registry = registry
         self._renderer = renderer
         self._directory = directory
+        self._now = now
         self._notification_bytes = notification_bytes
         self._types = types
 
@@ -115,6 +124,10 @@ class Preview:
             recipients=tuple(readers),
             total=len(resolved.recipients),
             renderings={text.locale: text for text in rendered.values()},
+            priority=activity.priority,
+            expires_at=activity.expires_at,
+            collapse_key=activity.collapse_key,
+            expired=activity.expires_at is not None and activity.expires_at <= self._now(),
         )
 
 

@@ -3,7 +3,7 @@ records of the sources, a replay for dead letters; a preview takes the same step
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,7 +23,7 @@ from nx_signal.activities.drafts import (
 )
 from nx_signal.activities.identity import depends_on, settled
 from nx_signal.activities.limits import stored_bytes
-from nx_signal.activities.outcome import ProcessedRecord, failed, handled, nobody, opened
+from nx_signal.activities.outcome import ProcessedRecord, expired, failed, nobody, opened, written
 from nx_signal.activities.portions import Portions
 from nx_signal.activities.progress import ALONE_ROWS, Progress, pause_s
 from nx_signal.activities.recipients import (
@@ -38,6 +38,7 @@ from nx_signal.activities.recipients import (
 from nx_signal.activities.registry import Registry
 from nx_signal.errors import StoreRejected
 from nx_signal.model import LOCALES, Activity, Correction, Position, Record, Rule, Trace
+from nx_signal.ports import Now
 from nx_signal.store import Directory, InboxStore, Traces
 from nx_signal.telemetry.metrics import Metrics
 from nx_signal.telemetry.tally import Tally
@@ -79,6 +80,7 @@ class ActivityProcessor:
         announce: Announce,
         metrics: Metrics,
         notification_bytes: int,
+        now: Now,
         push_to_members: PushToMembers | None = None,
         types: Mapping[str, str] = NO_TYPES,
     ) -> None:
@@ -86,6 +88,7 @@ class ActivityProcessor:
         self._registry = registry
         self._renderer = renderer
         self._directory = directory
+        self._inbox = inbox
         self._writer = DraftWriter(inbox, announce, metrics)
         self._traces = traces
         self._corrector = corrector
@@ -93,6 +96,7 @@ class ActivityProcessor:
         self._notification_bytes = notification_bytes
         self._types = types
         self._metrics = metrics
+        self._now = now
         for name in registry.names:
             for locale in LOCALES[1:]:  # begun at 0, so that the first one shows in a rate
                 metrics.untranslated.labels(name, locale)
@@ -121,6 +125,8 @@ class ActivityProcessor:
         for index, one in zip(decoded, settled, strict=True):
             if isinstance(one, ProcessedRecord):
                 outcomes[index] = one
+            elif self._has_expired(one):
+                outcomes[index] = expired(records[index], one)
             else:
                 activities[index] = one
         most = MAX_DRAFTS + 1
@@ -132,6 +138,9 @@ class ActivityProcessor:
         resolved = dict(zip(few, await resolve(self._directory, list(few.values())), strict=True))
         fitting = self._fitting(records, outcomes, resolved)
         refused = await self._persist(list(fitting.values()), progress)
+        superseded = await self._superseded(
+            each.resolved.activity for each in fitting.values() if not progress[each.position].rows
+        )
         for index, each in fitting.items():
             activity, rule, many = each.resolved.activity, each.resolved.rule, len(each.resolved.recipients)
             if each.position in refused:
@@ -139,8 +148,8 @@ class ActivityProcessor:
             else:
                 done = progress[each.position]
                 await self._push(activity, rule, done)
-                outcomes[index] = handled(
-                    each.record, activity, rule, many, "stored" if done.rows else "duplicate"
+                outcomes[index] = written(
+                    each.record, activity, rule, many, rows=done.rows, superseded=activity.id in superseded
                 )
         return [outcomes[index] for index in sorted(outcomes)]
 
@@ -163,7 +172,9 @@ class ActivityProcessor:
         portions = None
         if audiences_of(activity):
             portions = Portions(self._directory, activity, progress.after, AUDIENCE_PORTION)
-        while portion := await self._portion(activity, progress, portions):
+        while not self._has_expired(activity) and (
+            portion := await self._portion(activity, progress, portions)
+        ):
             progress.rule = portion.rule
             (resolved,) = await resolve(self._directory, [portion])
             if not texts:
@@ -180,10 +191,11 @@ class ActivityProcessor:
                 await self._write_portion(each, progress, begun)
             except StoreRejected as error:
                 return failed(record, error, activity, portion.rule, progress.done)
-        if not progress.done:
-            return nobody(record, activity)
         rule, many = progress.rule, progress.done
-        return handled(record, activity, rule, many, "stored" if progress.rows else "duplicate")
+        if not many:
+            return (expired if self._has_expired(activity) else nobody)(record, activity)
+        superseded = await self._superseded([] if progress.rows else [activity])
+        return written(record, activity, rule, many, rows=progress.rows, superseded=bool(superseded))
 
     async def conclude(self, traces: Sequence[Trace]) -> Sequence[Trace]:
         """Write the traces of what was processed, before it is acked: see Traces.add. What was corrected
@@ -195,6 +207,14 @@ class ActivityProcessor:
         if isinstance(found, ProcessedRecord) and found.trace.outcome == "unknown_type":
             self._report_unknown(found.trace)
         return found
+
+    def _has_expired(self, activity: Activity) -> bool:
+        return activity.expires_at is not None and activity.expires_at <= self._now()
+
+    async def _superseded(self, activities: Iterable[Activity]) -> frozenset[str]:
+        """Of activities that wrote no row: those that have none, as each recipient had a newer one."""
+        keyed = frozenset(activity.id for activity in activities if activity.collapse_key is not None)
+        return keyed - await self._inbox.written(sorted(keyed)) if keyed else keyed
 
     def _report_unknown(self, trace: Trace) -> None:
         """Once a minute at most for each of the first MAX_UNKNOWN_TYPES types, and for all others."""

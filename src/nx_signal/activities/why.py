@@ -10,19 +10,29 @@ from nx_signal.model import ActivityRow, Memberships, Reach, Trace
 UNSAID = "There is no notification of this activity for this recipient"
 
 
-def why_not(user_id: str, trace: Trace | None, row: ActivityRow | None, memberships: Memberships) -> str:
-    """`row`: one of another recipient, None where there is none. `memberships`: those of the person now."""
+def why_not(
+    user_id: str,
+    trace: Trace | None,
+    row: ActivityRow | None,
+    memberships: Memberships,
+    *,
+    had_newer: bool,
+) -> str:
+    """`row`: one of another recipient, None where there is none. `memberships`: those of the person now.
+    `had_newer`: whether the person had a newer one with its collapse key when it was handled."""
     if trace is not None and trace.outcome not in ("stored", "duplicate"):
         return f"{UNSAID}: {_nobody(trace)}"
-    if trace is not None and trace.context is not None:
-        if trace.context.excluded_actor == user_id:
-            return f"{UNSAID}: it is the actor, who gets nothing of it (excludeActor)."
-        if trace.rule == "audience":
-            return f"{UNSAID}: {_not_in(trace.context.audience, memberships)}"
+    context = None if trace is None else trace.context
+    if context is not None and context.excluded_actor == user_id:
+        return f"{UNSAID}: it is the actor, who gets nothing of it (excludeActor)."
     if trace is not None and trace.rule not in (None, "actor") and not trace.recipients:
         return f"{UNSAID}: {trace.reason}"
     if trace is None or row is None:
         return f"{UNSAID}, and what was done with it is no longer known."
+    if had_newer:
+        return f"{UNSAID}: a newer notification with its collapseKey {row.collapse_key} was there already."
+    if context is not None and trace.rule == "audience":
+        return f"{UNSAID}: {_not_in(context.audience, memberships)}"
     organizer, merchant = row.organizer_id, row.merchant_id
     match trace.rule:
         case "users":
@@ -64,6 +74,10 @@ def _nobody(trace: Trace) -> str:
             return f"its event type {trace.type} is not known here, so it was skipped."
         case "dead_letter":
             return f"it became a dead letter. {trace.reason or ''}".rstrip()
+        case "expired":
+            return "it was handled after its expiresAt."
+        case "superseded":
+            return "each recipient had a newer notification with its collapseKey."
         case "tombstone":
             return "it is a record without a value."
         case _:

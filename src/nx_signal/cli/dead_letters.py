@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 
@@ -13,8 +14,9 @@ import trio
 from nx_signal.backends import open_database
 from nx_signal.config import Settings
 from nx_signal.errors import MessageRejected, SignalError
-from nx_signal.model import Json
+from nx_signal.model import Json, Outcome
 from nx_signal.model.terminal import visible, visible_json
+from nx_signal.model.timestamps import now
 from nx_signal.store import Database
 
 PORTION = 10
@@ -84,6 +86,7 @@ async def _replay(settings: Settings, id: int, database: Database) -> None:
         renderer=Renderer(registry, settings.time_zone),
         announce=lambda changes: None,  # the servers' sweep finds the rows
         metrics=Metrics(),
+        now=now,
         notification_bytes=settings.notification_bytes,
     )
     try:
@@ -93,8 +96,15 @@ async def _replay(settings: Settings, id: int, database: Database) -> None:
     if trace is None:
         raise _absent(id)
     many = "1 recipient" if trace.recipients == 1 else f"{trace.recipients} recipients"
-    already = "; their notifications were there already" if trace.outcome == "duplicate" else ""
-    print(f"Replayed activity {visible(trace.activity_id)} for {many}{already}.")
+    so = _NOTHING_WRITTEN.get(trace.outcome, "")
+    print(f"Replayed activity {visible(trace.activity_id)} for {many}{so}.")
+
+
+_NOTHING_WRITTEN: Mapping[Outcome, str] = {
+    "duplicate": "; their notifications were there already",
+    "superseded": ", who had newer ones with its collapseKey",
+    "expired": ": its expiresAt had passed",
+}
 
 
 async def _discard(id: int, database: Database) -> None:

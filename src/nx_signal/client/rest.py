@@ -13,7 +13,7 @@ import msgspec
 
 from nx_signal.client.http import http_client
 from nx_signal.errors import SignalError, Unavailable
-from nx_signal.model import Json, wire
+from nx_signal.model import Json, Mark, wire
 from nx_signal.model.json import decode_json
 
 BASE = "/v1/api/signal"
@@ -43,6 +43,9 @@ class RestUnavailable(Unavailable):
 class Notification(wire.Notification, frozen=True, rename="camel", kw_only=True):
     activity_id: str = ""
     """empty from a server of a release that does not state it"""
+    is_seen: bool = False
+    archived_at: wire.Time | None = None
+    """so from a server of a release that does not know it"""
 
 
 class Page(msgspec.Struct, frozen=True, rename="camel"):
@@ -54,7 +57,8 @@ class Page(msgspec.Struct, frozen=True, rename="camel"):
     rev: int
     next_cursor: str | None
     history: str | None = None
-    """None from a server of a release that does not state it; so in the others."""
+    """None from a server of a release that does not state it; so in the others, also for `unseen`."""
+    unseen: int | None = None
 
 
 class Count(msgspec.Struct, frozen=True, rename="camel"):
@@ -63,6 +67,7 @@ class Count(msgspec.Struct, frozen=True, rename="camel"):
     unread: int
     rev: int
     history: str | None = None
+    unseen: int | None = None
 
 
 class MarkedAll(msgspec.Struct, frozen=True, rename="camel"):
@@ -71,6 +76,20 @@ class MarkedAll(msgspec.Struct, frozen=True, rename="camel"):
     rev: int
     read_at: datetime | None
     history: str | None = None
+    unseen: int | None = None
+    total: int | None = None
+
+
+class Marked(msgspec.Struct, frozen=True):
+    """`unknown`: of a change by ids, those of no notification that one has."""
+
+    updated: int
+    unread: int
+    unseen: int
+    total: int
+    rev: int
+    history: str
+    unknown: Sequence[str] = ()
 
 
 class ChangeFrame(msgspec.Struct, frozen=True):
@@ -116,7 +135,7 @@ class Rest:
         self._url = url
 
     async def list(self, *, limit: int = 20, cursor: str | None = None, **where: str) -> Page:
-        """`where`: isRead, type, organizerId, merchantId, subject, from, to."""
+        """`where`: isRead, archived, type, organizerId, merchantId, subject, from, to."""
         query = {"limit": str(limit), **where}
         if cursor is not None:
             query["cursor"] = cursor
@@ -141,7 +160,42 @@ class Rest:
         return await self._call(Notification, "GET", f"/notifications/{quote(id, safe='')}")
 
     async def mark_read(self, id: str) -> Notification:
-        return await self._call(Notification, "PATCH", f"/notifications/{quote(id, safe='')}/mark-read")
+        return await self._mark(id, "mark-read")
+
+    async def mark_unread(self, id: str) -> Notification:
+        return await self._mark(id, "mark-unread")
+
+    async def archive(self, id: str) -> Notification:
+        return await self._mark(id, "archive")
+
+    async def unarchive(self, id: str) -> Notification:
+        return await self._mark(id, "unarchive")
+
+    async def mark_ids(self, ids: Sequence[str], op: Mark) -> Marked:
+        """One change for at most 100 ids."""
+        return await self._call(Marked, "PATCH", "/notifications", body={"ids": ids, "op": op})
+
+    async def mark_all_seen(self, up_to_rev: int | None = None, *, history: str | None = None) -> Marked:
+        return await self._mark_all("mark-all-seen", upToRev=up_to_rev, history=history)
+
+    async def mark_all_unread(self, up_to_rev: int | None = None, *, history: str | None = None) -> Marked:
+        return await self._mark_all("mark-all-unread", upToRev=up_to_rev, history=history)
+
+    async def archive_all(
+        self, up_to_rev: int | None = None, *, history: str | None = None, only_read: bool = False
+    ) -> Marked:
+        is_read = True if only_read else None
+        return await self._mark_all("archive-all", upToRev=up_to_rev, history=history, isRead=is_read)
+
+    async def unarchive_all(self, up_to_rev: int | None = None, *, history: str | None = None) -> Marked:
+        return await self._mark_all("unarchive-all", upToRev=up_to_rev, history=history)
+
+    async def _mark(self, id: str, step: str) -> Notification:
+        return await self._call(Notification, "PATCH", f"/notifications/{quote(id, safe='')}/{step}")
+
+    async def _mark_all(self, step: str, **given: Json) -> Marked:
+        body = {name: value for name, value in given.items() if value is not None}
+        return await self._call(Marked, "PATCH", f"/notifications/{step}", body=body)
 
     async def mark_all_read(
         self,

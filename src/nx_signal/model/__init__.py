@@ -87,6 +87,9 @@ from nx_signal.model.activities import (
     Position as Position,
 )
 from nx_signal.model.activities import (
+    Priority as Priority,
+)
+from nx_signal.model.activities import (
     Reach as Reach,
 )
 from nx_signal.model.activities import (

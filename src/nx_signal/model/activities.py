@@ -19,6 +19,9 @@ Scope: TypeAlias = Literal["org", "merchant", "users", "audience"]
 Rule: TypeAlias = Literal["org", "merchant", "users", "audience", "actor"]
 """What gave an activity its recipients: its scope, or the actor where the scope has no members."""
 
+Priority: TypeAlias = Literal["normal", "high"]
+"""Of a notification, for its reader to see and to filter by."""
+
 LOCALES: tuple[str, ...] = ("en", "vi")
 """The shipped languages; the first is the last resort."""
 
@@ -100,6 +103,11 @@ class Activity:
     replaced: int = 0
     data_bytes: int = field(default=0, compare=False)
     """of `data` as JSON"""
+    priority: Priority = "normal"
+    expires_at: datetime | None = None
+    """from when on it makes no notification, and those that it made are removed"""
+    collapse_key: str | None = None
+    """of an organization's activities with one key a recipient keeps the newest by `occurred_at`"""
     corrected_at: str | None = None
     """the position of the correction that `data` is of"""
 
@@ -151,6 +159,9 @@ class CorrectableRow:
     locale: str
     created_at: datetime
     rendered_from: str | None
+    priority: Priority
+    expires_at: datetime | None
+    collapse_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +186,21 @@ class DeadLetter:
 
 
 Outcome: TypeAlias = Literal[
-    "stored", "duplicate", "conflict", "tombstone", "unknown_type", "dead_letter", "corrected", "retracted"
+    "stored",
+    "duplicate",
+    "superseded",
+    "expired",
+    "conflict",
+    "tombstone",
+    "unknown_type",
+    "dead_letter",
+    "corrected",
+    "retracted",
 ]
-"""Of a record: rows were written; all of them existed; its identity is another activity's, with other
-content; it has no value; its type is not known here; it was set aside; it corrects or retracts another one;
-that one was retracted before it came."""
+"""Of a record: rows were written; all of them existed; each recipient had a newer one with its collapse key;
+it was handled after its expiry; its identity is another activity's, with other content; it has no value; its
+type is not known here; it was set aside; it corrects or retracts another one; that one was retracted before
+it came."""
 
 RETRYABLE_OUTCOMES: frozenset[Outcome] = frozenset({"unknown_type", "dead_letter"})
 """Those that wrote no row: handled again, the record may still have another outcome."""
@@ -227,3 +248,6 @@ class ActivityRow:
     deleted: bool
     organizer_id: str | None = None
     merchant_id: str | None = None
+    collapse_key: str | None = None
+    occurred_at: datetime | None = None
+    """where it has a collapse key"""

@@ -35,9 +35,10 @@ class _Step(msgspec.Struct, frozen=True, rename="camel", tag_field="kind"):
 
 
 class Created(_Step, frozen=True, tag="created"):
-    """A row was written."""
+    """A row was written; those of `replaces` left the inbox with the same change."""
 
     notification: Notification
+    replaces: tuple[int, ...] = ()
 
 
 class Read(_Step, frozen=True, tag="read"):

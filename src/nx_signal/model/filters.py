@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-FieldKind: TypeAlias = Literal["id", "revision", "text", "optional_text", "subject", "flag", "time"]
+FieldKind: TypeAlias = Literal[
+    "id", "revision", "text", "optional_text", "subject", "flag", "priority", "time"
+]
 ConditionOperator: TypeAlias = Literal["eq", "neq", "gt", "gte", "lt", "lte", "in", "not_in", "like"]
 
 FIELDS: Mapping[str, FieldKind] = {
@@ -18,6 +20,7 @@ FIELDS: Mapping[str, FieldKind] = {
     "merchant_id": "optional_text",
     "is_read": "flag",
     "archived": "flag",
+    "priority": "priority",
     "created_at": "time",
 }
 """Attribute of a Notification → what may be compared with it."""
@@ -29,6 +32,7 @@ PARAMETERS: Mapping[str, tuple[str, ConditionOperator]] = {
     "organizer_id": ("organizer_id", "eq"),
     "merchant_id": ("merchant_id", "eq"),
     "subject": ("subject", "eq"),
+    "priority": ("priority", "eq"),
     "created_from": ("created_at", "gte"),
     "created_to": ("created_at", "lt"),
 }

@@ -12,7 +12,7 @@ from operator import attrgetter
 
 import msgspec
 
-from nx_signal.model.activities import Json
+from nx_signal.model.activities import Json, Priority
 
 
 class NotificationContent(msgspec.Struct, frozen=True, rename="camel"):
@@ -27,6 +27,9 @@ class NotificationContent(msgspec.Struct, frozen=True, rename="camel"):
     action_url: str | None
     data: Mapping[str, Json]
     activity_id: str
+    priority: Priority
+    expires_at: datetime | None
+    collapse_key: str | None
 
 
 class _Addressed(NotificationContent, frozen=True, kw_only=True):
@@ -35,8 +38,14 @@ class _Addressed(NotificationContent, frozen=True, kw_only=True):
 
 
 class Draft(_Addressed, frozen=True, kw_only=True):
-    """A rendered notification for one recipient, not yet written: the store gives id, rev and time."""
+    """A rendered notification for one recipient, not yet written: the store gives id, rev and time. Its own
+    times have milliseconds."""
 
+    priority: Priority = "normal"
+    expires_at: datetime | None = None
+    collapse_key: str | None = None
+    occurred_at: datetime | None = None
+    """with a collapse key: which of two is the newer; not read with a row"""
     rendered_from: str | None = None
     """activities/again.py; not read with a row"""
 
@@ -59,6 +68,7 @@ class Notification(_Addressed, frozen=True, kw_only=True):
 
 
 DRAFT_FIELDS = Draft.__struct_fields__
+DRAFT_TIMES = ("expires_at", "occurred_at")
 ROW_FIELDS = Notification.__struct_fields__
 """The names of attributes, which are those of the columns."""
 
@@ -73,7 +83,7 @@ def created(
 ) -> Notification:
     """The row that the store makes of a draft. `data` is the draft's as it comes back from the store."""
     values = msgspec.structs.asdict(draft) | {"data": data}
-    del values["rendered_from"]
+    del values["rendered_from"], values["occurred_at"]
     return Notification(
         **values,
         id=id,

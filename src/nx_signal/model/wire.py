@@ -85,7 +85,11 @@ def _survives(number: Decimal) -> bool:
     return digits <= DOUBLE_DIGITS and Decimal(f"{double:.{digits}g}") == number
 
 
-class Notification(NotificationContent, frozen=True, rename="camel", kw_only=True):
+class _Content(NotificationContent, frozen=True, rename="camel"):
+    expires_at: Time | None  # type: ignore[assignment]
+
+
+class Notification(_Content, frozen=True, rename="camel", kw_only=True):
     """One notification of its recipient's inbox. `rev` is the inbox's revision that created it."""
 
     id: Id
@@ -114,17 +118,19 @@ def notification(row: notifications.Notification) -> Notification:
     )
 
 
-_DATA = NotificationContent.__struct_fields__.index("data")
+_DATA, _EXPIRES_AT = map(_Content.__struct_fields__.index, ("data", "expires_at"))
 
 
 def _content(row: notifications.Notification) -> list[Json]:
     values = list(content_of(row))
     values[_DATA] = browser_safe(values[_DATA])
+    values[_EXPIRES_AT] = format_timestamp(values[_EXPIRES_AT])
     return values
 
 
-class Created(NotificationContent, frozen=True, rename="camel"):
-    """A notification was created; `unread`, `unseen` and `total` are the inbox's counts at this `rev`."""
+class Created(_Content, frozen=True, rename="camel"):
+    """A notification was created; `unread`, `unseen` and `total` are the inbox's counts at this `rev`. It
+    takes the place of those of `replaces`, which left the inbox with it."""
 
     id: Id
     is_read: bool
@@ -134,6 +140,7 @@ class Created(NotificationContent, frozen=True, rename="camel"):
     unseen: Count
     total: Count
     history: History
+    replaces: list[str] | UnsetType = UNSET
 
 
 class Read(msgspec.Struct, frozen=True, rename="camel"):
@@ -214,6 +221,9 @@ FRAMES = (
             "actionUrl": "/payments/42",
             "data": {"payment": {"amount": 1250000, "currency": "VND"}},
             "activityId": "payment-42",
+            "priority": "normal",
+            "expiresAt": "2026-01-08T12:00:00.000Z",
+            "collapseKey": "order/42",
             "isRead": False,
             "createdAt": "2026-01-01T12:00:00.000Z",
             "rev": 8,
@@ -221,6 +231,7 @@ FRAMES = (
             "unseen": 1,
             "total": 41,
             "history": "132452764876836864",
+            "replaces": ["132452764876836001"],
         },
     ),
     Frame(
@@ -287,6 +298,7 @@ def encode_change(change: changes.Change) -> tuple[str, bytes]:
             change.unseen,
             change.total,
             change.history,
+            [str(id) for id in change.replaces] or UNSET,
         )
         return CREATED, encode_json(Created(*values))
     if isinstance(change, changes.Read):

@@ -12,8 +12,9 @@ from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.message import ActivityMessage, event_type_of, split, unknown_type
 from nx_signal.activities.preview import MAX_SHOWN, LocaleFrom, Preview, Previewed
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Rule, Scope
-from nx_signal.model.wire import Count
+from nx_signal.model import Priority, Rule, Scope
+from nx_signal.model.timestamps import format_timestamp
+from nx_signal.model.wire import Count, Time
 from nx_signal.ports import Journal
 from nx_signal.rest.access import Authorizer
 from nx_signal.rest.cloud_events import MEDIA, STRUCTURED_JSON, message_body, traced
@@ -76,7 +77,7 @@ class ActivityPreview(Struct, rename="camel"):
     """`rule`: what gave the recipients, `actor` where the scope is empty. `total`: how many recipients
     there are; the first 1,000 are named. `renderings`: by language. `unknownType`: the event type is
     not known here, and the message would be skipped. `eventId` is null where the message has none: it is
-    given one when it is published."""
+    given one when it is published. `expired`: its expiresAt has passed, and nothing would be written."""
 
     event_id: str | None
     type: str
@@ -87,6 +88,10 @@ class ActivityPreview(Struct, rename="camel"):
     total: Count
     renderings: dict[str, Rendering]
     unknown_type: bool
+    priority: Priority
+    expires_at: Time | None
+    collapse_key: str | None
+    expired: bool
 
 
 _PREVIEW = {
@@ -114,6 +119,10 @@ _PREVIEW = {
         }
     },
     "unknownType": False,
+    "priority": "normal",
+    "expiresAt": None,
+    "collapseKey": None,
+    "expired": False,
 }
 
 
@@ -208,4 +217,8 @@ def _previewed(found: Previewed) -> ActivityPreview:
             for locale, text in found.renderings.items()
         },
         unknown_type=not found.known,
+        priority=found.priority,
+        expires_at=format_timestamp(found.expires_at),
+        collapse_key=found.collapse_key,
+        expired=found.expired,
     )

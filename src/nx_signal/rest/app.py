@@ -32,6 +32,7 @@ from nx_signal.rest.dead_letters import dead_letter_routes
 from nx_signal.rest.doc import doc_routes
 from nx_signal.rest.events import event_routes
 from nx_signal.rest.explain import explain_routes
+from nx_signal.rest.marks import mark_routes
 from nx_signal.rest.members import member_routes
 from nx_signal.rest.notifications import notification_routes
 from nx_signal.rest.openapi import document
@@ -135,6 +136,7 @@ def create_app(
     for routes in (
         change_routes(authorizer, polling),  # before /notifications/<id>
         notification_routes(authorizer, inbox, renderer),
+        mark_routes(authorizer, inbox),
         activity_routes(authorizer, journal, event_types, preview, notification_bytes, cloud_event_types),
         explain_routes(authorizer, explain),
         dead_letter_routes(authorizer, dead_letters, replay),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -11,7 +12,7 @@ from quart import Blueprint
 
 from nx_signal.activities.replay import Replay
 from nx_signal.errors import MessageRejected
-from nx_signal.model import DeadLetter
+from nx_signal.model import DeadLetter, Outcome
 from nx_signal.model.timestamps import format_timestamp
 from nx_signal.model.wire import Count, Id, Time
 from nx_signal.rest.access import Authorizer
@@ -62,11 +63,21 @@ class LetterPage(Struct, rename="camel"):
     next_cursor: str | None
 
 
+ReplayOutcome: TypeAlias = Literal["stored", "duplicate", "superseded", "expired"]
+
+_REPLAYED: Mapping[Outcome, ReplayOutcome] = {
+    "stored": "stored",
+    "superseded": "superseded",
+    "expired": "expired",
+}
+
+
 class Replayed(Struct, rename="camel"):
-    """`duplicate`: its notifications were there already. `recipients`: how many it was for."""
+    """`duplicate`: its notifications were there already; `superseded`: each recipient had a newer one with
+    its collapseKey; `expired`: its expiresAt had passed. `recipients`: how many it was for."""
 
     event_id: str
-    outcome: Literal["stored", "duplicate"]
+    outcome: ReplayOutcome
     recipients: Count
 
 
@@ -155,8 +166,7 @@ def dead_letter_routes(authorizer: Authorizer, letters: DeadLetters, replay: Rep
             raise Problem(422, str(error), "replay_failed") from None
         if trace is None:
             raise Problem(404)
-        outcome: Literal["stored", "duplicate"] = "stored" if trace.outcome == "stored" else "duplicate"
-        return Replayed(trace.activity_id, outcome, trace.recipients)
+        return Replayed(trace.activity_id, _REPLAYED.get(trace.outcome, "duplicate"), trace.recipients)
 
     @routes.delete("/<id>")
     @route(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
-from typing import Annotated
 
 import msgspec
 import structlog
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from quart import Blueprint, Response, request
 
 from nx_signal import __version__
@@ -17,62 +15,44 @@ from nx_signal.activities.again import render_again
 from nx_signal.activities.content import Renderer, negotiate
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import InboxSummary, Notification, wire
-from nx_signal.model.timestamps import format_timestamp
-from nx_signal.model.wire import Count, History, Revision, Time
+from nx_signal.model.wire import Count, History, Revision
 from nx_signal.rest import queries
 from nx_signal.rest.access import Authorizer
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.queries import CountParameters, ListParameters, OneParameters
 from nx_signal.rest.route import Call, Example, route
-from nx_signal.rest.shapes import MAX_INT, PlainText, answer
+from nx_signal.rest.shapes import answer
 
 log = structlog.get_logger()
 
-_CLIENT_ID = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
-
 
 class NotificationPage(Struct, rename="camel"):
-    """Newest first; all numbers are of one moment. `total`: how many match; `unread`: of the whole inbox."""
+    """Newest first; all numbers are of one moment. `total`: how many match; `unread` and `unseen`: of the
+    whole inbox."""
 
     data: list[wire.Notification]
     total: Count
     unread: Count
+    unseen: Count
     rev: Revision
     history: History
     next_cursor: str | None
 
 
 class NotificationCount(Struct):
-    """`count`: how many match; `total` and `unread`: of the whole inbox."""
+    """`count`: how many match; `total`, `unread` and `unseen`: of the whole inbox."""
 
     count: Count
     total: Count
     unread: Count
+    unseen: Count
     rev: Revision
     history: History
 
 
-class MarkAll(Struct, rename="camel"):
-    """Which unread notifications: all, or those up to a revision, of a type, about a subject. `history`: the
-    one that came with that revision."""
-
-    up_to_rev: Annotated[int, Meta(ge=0, le=MAX_INT)] | None = None
-    history: PlainText | None = None
-    type: PlainText | None = None
-    subject: PlainText | None = None
-
-
-class MarkedAll(Struct, rename="camel"):
-    updated: Count
-    unread: Count
-    rev: Revision
-    history: History
-    read_at: Time
-
-
-_ID = "132452764876836864"
-_UNREAD = {
-    "id": _ID,
+ID = "132452764876836864"
+UNREAD = {
+    "id": ID,
     "recipientId": "ann",
     "type": "PAYMENT_SUCCESS",
     "organizerId": "o1",
@@ -84,12 +64,16 @@ _UNREAD = {
     "actionUrl": "/payments/42",
     "data": {"payment": {"amount": 1250000, "currency": "VND"}},
     "activityId": "payment-42",
+    "priority": "normal",
+    "expiresAt": "2026-01-08T12:00:00.000Z",
+    "collapseKey": "order/42",
     "isRead": False,
     "readAt": None,
+    "isSeen": False,
+    "archivedAt": None,
     "rev": 1,
     "createdAt": "2026-01-01T12:00:00.000Z",
 }
-_READ = {**_UNREAD, "isRead": True, "readAt": "2026-01-01T12:00:00.000Z"}
 _TAGGED = {"ETag": "Of the inbox's revision and the request; send it as If-None-Match."}
 
 
@@ -105,7 +89,15 @@ def notification_routes(authorizer: Authorizer, inbox: Inbox, renderer: Renderer
         headers=_TAGGED,
         example=Example(
             query={"limit": "1", "filter": '{"where":{"type":{"like":"PAYMENT%"}}}'},
-            answer={"data": [_UNREAD], "total": 1, "unread": 1, "rev": 1, "history": _ID, "nextCursor": None},
+            answer={
+                "data": [UNREAD],
+                "total": 1,
+                "unread": 1,
+                "unseen": 1,
+                "rev": 1,
+                "history": ID,
+                "nextCursor": None,
+            },
         ),
     )
     async def list_(call: Call[ListParameters, None]) -> Response:
@@ -120,6 +112,7 @@ def notification_routes(authorizer: Authorizer, inbox: Inbox, renderer: Renderer
             data=await _in_locale(call.user_id, page.rows, call.query.locale),
             total=page.matching,
             unread=page.head.unread,
+            unseen=page.head.unseen,
             rev=page.head.rev,
             history=page.head.history,
             next_cursor=None if following is None else queries.cursor(following),
@@ -135,7 +128,7 @@ def notification_routes(authorizer: Authorizer, inbox: Inbox, renderer: Renderer
         headers=_TAGGED,
         example=Example(
             query={"isRead": "false", "type": "PAYMENT_SUCCESS"},
-            answer={"count": 1, "total": 1, "unread": 1, "rev": 1, "history": _ID},
+            answer={"count": 1, "total": 1, "unread": 1, "unseen": 1, "rev": 1, "history": ID},
         ),
     )
     async def count(call: Call[CountParameters, None]) -> Response:
@@ -145,7 +138,7 @@ def notification_routes(authorizer: Authorizer, inbox: Inbox, renderer: Renderer
         if (unchanged := await _unchanged(call.user_id)) is not None:
             return unchanged
         matching, head = await inbox.count(call.user_id, where)
-        counted = NotificationCount(matching, head.total, head.unread, head.rev, head.history)
+        counted = NotificationCount(matching, head.total, head.unread, head.unseen, head.rev, head.history)
         return _tagged(answer(counted), head)
 
     @routes.get("/notifications/<id>")
@@ -155,79 +148,28 @@ def notification_routes(authorizer: Authorizer, inbox: Inbox, renderer: Renderer
         query=OneParameters,
         answers={200: wire.Notification},
         problems=(404,),
-        example=Example(path={"id": _ID}, answer=_UNREAD),
+        example=Example(path={"id": ID}, answer=UNREAD),
     )
     async def get(call: Call[OneParameters, None], id: str) -> wire.Notification:
         """Another user's answers exactly as one that does not exist."""
         number = queries.row_id(id)
         row = None if number is None else await inbox.get(call.user_id, number)
-        (shown,) = await _in_locale(call.user_id, [_existing(row)], call.query.locale)
+        (shown,) = await _in_locale(call.user_id, [existing(row)], call.query.locale)
         return shown
-
-    @routes.patch("/notifications/<id>/mark-read")
-    @route(
-        authorizer,
-        "Mark one of one's notifications as read",
-        answers={200: wire.Notification},
-        problems=(404,),
-        example=Example(path={"id": _ID}, answer=_READ),
-    )
-    async def mark_read(call: Call[None, None], id: str) -> wire.Notification:
-        """Idempotent: the first `readAt` stays. `X-Client-Id` is the sender's stream client: it recognizes
-        its own change by the `origin` that is pushed."""
-        number = queries.row_id(id)
-        row = None if number is None else await inbox.mark_read(call.user_id, number, _origin())
-        return wire.notification(_existing(row))
-
-    @routes.patch("/notifications/mark-all-read")
-    @route(
-        authorizer,
-        "Mark one's notifications as read",
-        body=MarkAll,
-        body_required=False,
-        answers={200: MarkedAll},
-        problems=(409,),
-        example=Example(
-            body={"upToRev": 1, "type": "PAYMENT_SUCCESS"},
-            answer={
-                "updated": 1,
-                "unread": 0,
-                "rev": 2,
-                "history": "9f86d081884c7d65",
-                "readAt": "2026-01-01T12:00:00.000Z",
-            },
-        ),
-    )
-    async def mark_all_read(call: Call[None, MarkAll]) -> MarkedAll:
-        """One change of the inbox, however many become read. `upToRev` (the `rev` of the page that is
-        shown) leaves out what came after; with the page's `history` the answer is 409 where the store was
-        restored meanwhile and has other notifications there."""
-        body = call.body
-        updated, head, read_at = await inbox.mark_all_read(
-            call.user_id, body.up_to_rev, body.type, body.subject, _origin(), body.history
-        )
-        return MarkedAll(updated, head.unread, head.rev, head.history, format_timestamp(read_at))
-
-    @routes.delete("/notifications/<id>")
-    @route(
-        authorizer,
-        "Delete one of one's notifications",
-        answers={204: None},
-        problems=(404,),
-        example=Example(path={"id": _ID}),
-    )
-    async def delete(call: Call[None, None], id: str) -> None:
-        """A redelivery of its activity does not bring it back."""
-        number = queries.row_id(id)
-        if number is None or not await inbox.delete(call.user_id, number):
-            raise Problem(404)
 
     # --- what has not changed is not sent again (RFC 9110 §8.8.3, §13.1.2)
 
     def tag(head: InboxSummary) -> str:
         """Changes with the inbox, also where a restored store gives a revision out again. The page's own
         head goes in, so that a body never gets a newer tag."""
-        of = (__version__, renderer.time_zone, head.recipient_id, head.history, request.full_path)
+        of = (
+            __version__,
+            renderer.time_zone,
+            head.recipient_id,
+            head.history,
+            head.seen_rev,
+            request.full_path,
+        )
         return f"{head.rev}-{hashlib.sha256(msgspec.json.encode(of)).hexdigest()[:16]}"
 
     async def _unchanged(user_id: str) -> Response | None:
@@ -262,13 +204,7 @@ def notification_routes(authorizer: Authorizer, inbox: Inbox, renderer: Renderer
     return routes
 
 
-def _existing(row: Notification | None) -> Notification:
+def existing(row: Notification | None) -> Notification:
     if row is None:
         raise Problem(404)
     return row
-
-
-def _origin() -> str | None:
-    """The stream client of the caller, which recognizes its own change by it."""
-    client_id = request.headers.get("X-Client-Id", "")
-    return client_id if _CLIENT_ID.fullmatch(client_id) else None

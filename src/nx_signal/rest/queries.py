@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from nx_signal.model import Condition, ConditionOperator, InboxFilter
+from nx_signal.model import Condition, ConditionOperator, InboxFilter, Priority
 from nx_signal.model.filters import FIELDS, PARAMETERS, FieldKind
 from nx_signal.model.timestamps import to_milliseconds
 from nx_signal.rest.problems import Problem
@@ -75,6 +75,7 @@ _VALUES: Mapping[FieldKind, Any] = {
     "subject": PlainText,
     "optional_text": PlainText,
     "flag": bool,
+    "priority": Priority,
     "time": Instant,
 }
 _ORDERED = ("gt", "gte", "lt", "lte", "between")
@@ -87,6 +88,7 @@ _OPERATORS_ON: Mapping[FieldKind, tuple[str, str, tuple[str, ...]]] = {
     "subject": ("OnSubject", _OPTIONAL, (*_LISTED, "like")),
     "optional_text": ("OnOptionalText", _OPTIONAL, _LISTED),
     "flag": ("OnFlag", "Operators on true and false.", ()),
+    "priority": ("OnPriority", "Operators on a priority.", ()),
     "time": ("OnTime", "Operators on a time.", _ORDERED),
 }
 """kind → the type of its operators, its documentation, and the operators beside eq and neq"""

@@ -25,7 +25,7 @@ from nx_signal.model.changes import new_history
 from nx_signal.model.text import encode_json, json_text, json_value, require_storable, storable
 from nx_signal.store.driver import Driver, Row, Tx
 from nx_signal.store.maintenance import LOCK_NAMESPACE
-from nx_signal.store.rows import Loss, advance_all, less, loss, summary
+from nx_signal.store.rows import Loss, advance_all, gone, less, lock_all, loss, take_out
 
 MAX_ROWS = 100
 """Of one portion."""
@@ -150,13 +150,9 @@ async def _heads(
     tx: Tx, standing: KeptCorrection, rows: Sequence[CorrectableRow]
 ) -> Mapping[str, InboxSummary] | None:
     """The locked heads; None where another correction stands."""
-    recipient_ids = [row.recipient_id for row in rows]
-    await tx.all("lock_all", recipient_ids=recipient_ids)
+    heads = await lock_all(tx, [row.recipient_id for row in rows])
     first = await tx.one("corrections_of", activity_id=standing.activity_id, limit=1)
-    if first is None or first["id"] != standing.id:
-        return None
-    heads = await tx.all("heads", recipient_ids=recipient_ids)
-    return {head["recipient_id"]: summary(head) for head in heads}
+    return None if first is None or first["id"] != standing.id else heads
 
 
 async def _update(
@@ -224,10 +220,8 @@ async def _retract(
     heads = await _heads(tx, standing, rows)
     if heads is None:
         return None
-    given = {row.id: _place(row, heads) for row in rows}
-    found = await tx.all("retractable_rows", rows=_json(list(given.values())))
-    gone = [given[row["id"]] | {"is_read": bool(row["is_read"])} for row in found]
-    await tx.run("retract_rows", rows=_json(gone), deleted_at=tx.now())
+    found = await tx.all("rows_among", rows=_json([_place(row, heads) for row in rows]))
+    await take_out(tx, [gone(row, row["recipient_id"], heads[row["recipient_id"]].rev + 1) for row in found])
     steps: list[tuple[Deleted, Loss]] = []
     for row in sorted(found, key=itemgetter("recipient_id")):
         head, lost = heads[row["recipient_id"]], loss([row])

@@ -35,7 +35,7 @@ class Dialect:
 @dataclass(frozen=True, slots=True)
 class Inserted:
     """A draft that was written: its index among the drafts, and the row's numbers. `before`: the head's
-    history before the first of its recipient's."""
+    history before the first of its recipient's; `replaces`: the rows that left the inbox with it."""
 
     index: int
     id: int
@@ -44,6 +44,7 @@ class Inserted:
     total: int
     unseen: int
     before: str
+    replaces: tuple[int, ...] = ()
 
 
 NO_IDS = "A script that takes ids has to be played with takes_ids=True."
@@ -84,6 +85,11 @@ class Tx(Protocol):
 
         Gives their created_at, and one Inserted for each, in their order. A dialect's own: bulk inserts
         differ the most."""
+
+    async def write_rows(
+        self, drafts: Sequence[Draft], data: Sequence[str], created_at: datetime, rows: Sequence[Inserted]
+    ) -> None:
+        """Write a row for each draft, with the numbers that `rows` has at its place, and nothing else."""
 
     async def script(self, sql: str) -> None:
         """Several statements without arguments, of a step of the schema."""

@@ -7,6 +7,8 @@ ascending recipient order."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -22,9 +24,9 @@ from nx_signal.model import (
     Mark,
     Notification,
 )
-from nx_signal.model.notifications import DRAFT_FIELDS, created
+from nx_signal.model.notifications import DRAFT_FIELDS, DRAFT_TIMES, created
 from nx_signal.model.text import json_text, json_value, require_storable, storable
-from nx_signal.store import listing, marks, read_all
+from nx_signal.store import collapse, listing, marks, read_all
 from nx_signal.store.driver import Driver, Row, Tx
 from nx_signal.store.rows import change, notification, summary
 
@@ -34,7 +36,7 @@ Ts = TypeVarTuple("Ts")
 MAX_DRAFTS = 1_000
 """Of one call."""
 
-_TEXTS = tuple(name for name in DRAFT_FIELDS if name != "data")
+_TEXTS = tuple(name for name in DRAFT_FIELDS if name not in ("data", *DRAFT_TIMES))
 _texts_of = attrgetter(*_TEXTS)
 
 
@@ -48,7 +50,9 @@ class InboxStore:
         """Write the drafts in one transaction, a constant number of statements whatever their number.
 
         A draft whose (activity_id, recipient_id) exists already, in the store or earlier in `drafts`,
-        is skipped silently. Returns one `Created` for each row really inserted, in the order of
+        is skipped silently, and so is one with a collapse key of which its recipient ever had a newer row
+        of the same organizer. Any other one with a key takes the place of those that the inbox has.
+        Returns one `Created` for each row really inserted, in the order of
         `drafts`; a recipient's revisions ascend in that order. At most MAX_DRAFTS a call.
         Raises StoreRejected when a value cannot be stored: then nothing was written."""
         if len(drafts) > MAX_DRAFTS:
@@ -61,6 +65,8 @@ class InboxStore:
             return ()
         for draft in unique:
             _require_storable(draft)
+            if draft.collapse_key is not None and draft.occurred_at is None:
+                raise ValueError("A draft with a collapse_key needs its occurred_at.")
         # The recipients of one activity share its data: encode it once.
         shared = {id(draft.data): draft.data for draft in unique}
         texts = {key: json_text("data", data) for key, data in shared.items()}
@@ -194,6 +200,19 @@ class InboxStore:
             return {}
         return await self._driver.read_one(_rendered_from, recipient_id, list(ids))
 
+    async def written(self, activity_ids: Sequence[str]) -> frozenset[str]:
+        """Those of them that any recipient has a row of, a deleted one too."""
+        return await self._driver.read_one(_written, list(filter(storable, activity_ids)))
+
+    async def newest_of_key(
+        self, recipient_id: str, organizer_id: str | None, collapse_key: str
+    ) -> tuple[datetime, datetime] | None:
+        """(when it was written, when it happened) of the newest row with this key that the recipient ever
+        had."""
+        if not all(map(storable, (recipient_id, organizer_id or "", collapse_key))):
+            return None
+        return await self._driver.read_one(_newest_of_key, recipient_id, organizer_id or "", collapse_key)
+
     async def rows_of(
         self, activity_id: str, recipient_id: str | None, limit: int
     ) -> tuple[Sequence[ActivityRow], int]:
@@ -216,7 +235,9 @@ def _require_storable(draft: Draft) -> None:
 
 
 async def _insert(tx: Tx, drafts: Sequence[Draft], texts: Mapping[int, str]) -> list[Created]:
-    created_at, rows = await tx.insert(drafts, [texts[id(draft.data)] for draft in drafts])
+    keyed = any(draft.collapse_key is not None for draft in drafts)
+    insert = partial(collapse.insert, tx) if keyed else tx.insert
+    created_at, rows = await insert(drafts, [texts[id(draft.data)] for draft in drafts])
     parsed = {key: json_value(text) for key, text in texts.items()}
     changes = []
     histories: dict[str, str] = {}
@@ -224,8 +245,8 @@ async def _insert(tx: Tx, drafts: Sequence[Draft], texts: Mapping[int, str]) -> 
         draft, history = drafts[row.index], str(row.id)
         made = created(draft, id=row.id, rev=row.rev, data=parsed[id(draft.data)], created_at=created_at)
         after = histories.get(draft.recipient_id, row.before)
-        counts = (row.unread, row.total, row.unseen)
-        changes.append(Created(draft.recipient_id, row.rev, *counts, history, after, made))
+        step = (draft.recipient_id, row.rev, row.unread, row.total, row.unseen, history, after)
+        changes.append(Created(*step, made, row.replaces))
         histories[draft.recipient_id] = history
     return changes
 
@@ -278,6 +299,19 @@ def _chained(head: Row, rows: list[Row], start: int) -> Iterator[Change]:
         histories[made.rev] = made.history
         if made.rev > start:
             yield made
+
+
+async def _written(tx: Tx, activity_ids: list[str]) -> frozenset[str]:
+    rows = await tx.all("activities_written", activity_ids=activity_ids)
+    return frozenset(row["activity_id"] for row in rows)
+
+
+async def _newest_of_key(
+    tx: Tx, recipient_id: str, organizer_id: str, collapse_key: str
+) -> tuple[datetime, datetime] | None:
+    key = {"recipient_id": recipient_id, "organizer_id": organizer_id, "collapse_key": collapse_key}
+    row = await tx.one("newest_of_key", **key)
+    return None if row is None else (row["created_at"], row["occurred_at"])
 
 
 async def _rows_of(

@@ -3,16 +3,17 @@ Several instances may do it at once; one that ends midway leaves all answers rig
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from nx_signal.model import Audit, Deleted, InboxSummary
+from nx_signal.model import Audit, Deleted, InboxSummary, Json
 from nx_signal.model.changes import new_history
 from nx_signal.store.audit import CountedLog, CountedRows, HeldInbox, HeldType, compare, portion
 from nx_signal.store.driver import Driver, Row, Tx
 from nx_signal.store.read_all import apply_portion
-from nx_signal.store.rows import Loss, advance, less, lock, loss
+from nx_signal.store.rows import Loss, advance, advance_all, gone, less, lock, lock_all, loss, take_out
 from nx_signal.store.snowflake import first_id_at
 
 LOCK_NAMESPACE = 0x5349474E
@@ -48,6 +49,13 @@ class Maintenance:
             pass
         return done.rows, done.change
 
+    async def remove_expired(self, limit: int) -> tuple[int, Sequence[Deleted]]:
+        """Take up to `limit` rows out of their inboxes whose `expires_at` has passed, archived ones too:
+        those that expired first, of any inboxes. (how many, a change for each inbox)
+
+        0 when there are none, or another instance is at it."""
+        return await self._driver.write(_remove_expired, limit)
+
     async def audit(self, after: str, max_inboxes: int, max_rows: int, largest: int | None = None) -> Audit:
         """Compare the inboxes with a recipient above `after`, ascending, with their rows and log: counts
         equal COUNT, revisions have no gap and no double. So many that they have about `max_rows` rows
@@ -72,8 +80,7 @@ class _Expiry:
 
 async def _expire(tx: Tx, before_id: int, limit: int) -> _Expiry | None:
     owner = await tx.one("owner_of_oldest", before_id=before_id)
-    alone = await tx.one("expire_alone", namespace=LOCK_NAMESPACE)
-    if owner is None or alone is None or not alone["alone"]:
+    if owner is None or not await _alone(tx):
         return None
     head = await lock(tx, owner["recipient_id"])
     oldest = await tx.all("oldest", recipient_id=head.recipient_id, limit=limit + 1, seen_rev=head.seen_rev)
@@ -115,6 +122,32 @@ def _expiry(head: InboxSummary, oldest: Sequence[Row], before_id: int, limit: in
     last = gone[-1]
     history = str(last["id"]) if last["rev"] == first_kept - 1 else None
     return _Expiry(head.recipient_id, len(gone), last["rev"], first_kept - 1, history, change, lost)
+
+
+async def _remove_expired(tx: Tx, limit: int) -> tuple[int, Sequence[Deleted]]:
+    expired = await tx.all("expired", now=tx.now(), limit=limit)
+    if not expired or not await _alone(tx):
+        return 0, ()
+    heads = await lock_all(tx, {row["recipient_id"] for row in expired})
+    by_inbox: dict[str, list[Row]] = {}
+    for row in await tx.all("rows_among", rows=json.dumps([dict(row) for row in expired])):
+        by_inbox.setdefault(row["recipient_id"], []).append(row)
+    steps: list[tuple[Deleted, Loss]] = []
+    left: list[Json] = []
+    for recipient_id, rows in by_inbox.items():
+        head, lost = heads[recipient_id], loss(rows)
+        step = (recipient_id, head.rev + 1, *less(head, lost), new_history(), head.history)
+        steps.append((Deleted(*step, tuple(row["id"] for row in rows)), lost))
+        left += [gone(row, recipient_id, head.rev + 1) for row in rows]
+    if steps:
+        await take_out(tx, left)
+        await advance_all(tx, steps)
+    return len(left), [change for change, _ in steps]
+
+
+async def _alone(tx: Tx) -> bool:
+    found = await tx.one("expire_alone", namespace=LOCK_NAMESPACE)
+    return found is not None and bool(found["alone"])
 
 
 async def _remove_changes(tx: Tx, recipient_id: str, truncated_through: int, limit: int) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import TypeAlias
 
 from nx_signal.errors import HistoryLost
-from nx_signal.model import Change, Created, InboxSummary, Notification
+from nx_signal.model import Change, Created, InboxSummary, Json, Notification
 from nx_signal.model.changes import Logged, from_log, to_log
 from nx_signal.model.notifications import ROW_FIELDS, ROW_FLAGS
 from nx_signal.model.text import encode_json, json_value
@@ -37,7 +37,8 @@ def change(row: Row, after: str | None) -> Change:
     step = (row["recipient_id"], row["rev"], row["unread"], row["total"], row["unseen"])
     if "kind" in row:
         return from_log(*step, row["history"], after, row["kind"], json_value(row["detail"]))
-    return Created(*step, str(row["id"]), after, notification(row))
+    replaces = tuple(json_value(row["replaces"])) if row["replaces"] else ()
+    return Created(*step, str(row["id"]), after, notification(row), replaces)
 
 
 def summary(row: Row) -> InboxSummary:
@@ -53,6 +54,24 @@ async def lock(tx: Tx, recipient_id: str) -> InboxSummary:
         row = await tx.one("lock", recipient_id=recipient_id)
         assert row is not None  # noqa: S101 - it is locked
     return summary(row)
+
+
+async def lock_all(tx: Tx, recipient_ids: Collection[str]) -> dict[str, InboxSummary]:
+    """Of several inboxes, as `lock`, in ascending order everywhere; the heads that are missing are made."""
+    ids = list(recipient_ids)
+    await tx.run("lock_or_create", recipient_ids=ids)
+    return {row["recipient_id"]: summary(row) for row in await tx.all("heads", recipient_ids=ids)}
+
+
+def gone(row: Row, recipient_id: str, rev: int) -> Json:
+    """A row that leaves its inbox with the change at `rev`."""
+    return {"id": row["id"], "recipient_id": recipient_id, "is_read": bool(row["is_read"]), "rev": rev}
+
+
+async def take_out(tx: Tx, rows: Sequence[Json]) -> None:
+    """Soft, for good: rows as `gone` gives them, of any inboxes that are locked."""
+    if rows:
+        await tx.run("take_out", rows=encode_json(rows).decode(), deleted_at=tx.now())
 
 
 async def require_held(tx: Tx, head: InboxSummary, rev: int | None, history: str | None) -> None:

@@ -85,7 +85,9 @@ class Metrics:
         self.audit_drift = Counter(
             "signal_audit_drift", "Differences between an inbox's head and its rows and log", registry=r
         )
-        self.expired_rows = Counter("signal_expired_rows", "Rows removed by age", registry=r)
+        self.expired_rows = Counter(
+            "signal_expired_rows", "Rows removed by age or at their expiry", registry=r
+        )
         self.part_up = Gauge("signal_part_up", "1 while the part works", ["part"], registry=r)
         self.degraded = Gauge(
             "signal_degraded",

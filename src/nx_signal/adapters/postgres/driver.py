@@ -20,7 +20,7 @@ from nx_signal.adapters.postgres.errors import NoConnectionLeft, is_switched
 from nx_signal.adapters.postgres.lease import Ids, WorkerLease
 from nx_signal.errors import StoreUnavailable
 from nx_signal.model import Draft
-from nx_signal.model.notifications import DRAFT_FIELDS
+from nx_signal.model.notifications import DRAFT_FIELDS, DRAFT_TIMES
 from nx_signal.model.timestamps import to_milliseconds
 from nx_signal.ports import Now
 from nx_signal.store.driver import NO_IDS, Dialect, Inserted, Row, Tx
@@ -205,7 +205,8 @@ _SHARED = tuple(name for name in DRAFT_FIELDS if name != "recipient_id")
 """What the recipients of an activity who read one language have in common: sent once for all of them."""
 _COLUMNS = ", ".join(DRAFT_FIELDS)
 _SHARED_COLUMNS = ", ".join(_SHARED)
-_ARRAYS = ", ".join(f":{name}::{'json' if name == 'data' else 'text'}[]" for name in _SHARED)
+_KINDS = {"data": "json"} | dict.fromkeys(DRAFT_TIMES, "timestamptz")
+_ARRAYS = ", ".join(f":{name}::{_KINDS.get(name, 'text')}[]" for name in _SHARED)
 # READ COMMITTED is enough: this statement's snapshot is taken after lock_or_create, so whatever the former
 # holder of a head wrote is visible, and no other transaction can write to these inboxes until the commit.
 _INSERT = f"""
@@ -249,6 +250,20 @@ SELECT f.ord - 1 AS index, h.rev + f.step AS rev, h.unread + f.step AS unread, h
 FROM fresh f JOIN head h USING (recipient_id)
 ORDER BY f.ord
 """  # noqa: S608 - the columns are those of the model
+
+
+_WRITE_ROWS = f"""
+INSERT INTO activity_notification (
+    {_COLUMNS}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after,
+    unseen_after, replaces
+)
+SELECT {_COLUMNS}, a.id, a.rev, a.rev, :created_at, :created_at, a.unread, a.total, a.unseen, a.replaces
+FROM unnest(
+    :id::bigint[], :recipient_id::text[], :shared::bigint[], :rev::bigint[], :unread::bigint[],
+    :total::bigint[], :unseen::bigint[], :replaces::text[]
+) AS a (id, recipient_id, shared, rev, unread, total, unseen, replaces)
+JOIN unnest({_ARRAYS}) WITH ORDINALITY AS s ({_SHARED_COLUMNS}, shared) USING (shared)
+"""  # noqa: S608 - likewise
 
 
 class PostgresTx:
@@ -297,14 +312,8 @@ class PostgresTx:
         await self.run("lock_or_create", recipient_ids=list({draft.recipient_id for draft in drafts}))
         # Under the lock, so that in one inbox times and ids ascend like the revisions.
         created_at, ids = self.now(), self.ids(len(drafts))
-        shared: dict[tuple[Any, ...], int] = {}
-        places = [
-            shared.setdefault(_shared_of(draft, text), len(shared) + 1)
-            for draft, text in zip(drafts, data, strict=True)
-        ]
-        arguments: dict[str, Any] = {name: [each[n] for each in shared] for n, name in enumerate(_SHARED)}
-        arguments |= {"id": ids, "recipient_id": [draft.recipient_id for draft in drafts], "shared": places}
-        rows = await self.select(_INSERT, arguments | {"created_at": created_at})
+        arguments = _arrays(drafts, data) | {"id": ids, "created_at": created_at}
+        rows = await self.select(_INSERT, arguments)
         inserted = [
             Inserted(
                 row["index"],
@@ -319,6 +328,15 @@ class PostgresTx:
         ]
         return created_at, inserted
 
+    async def write_rows(
+        self, drafts: Sequence[Draft], data: Sequence[str], created_at: datetime, rows: Sequence[Inserted]
+    ) -> None:
+        names = ("id", "rev", "unread", "total", "unseen")
+        numbers = {name: [getattr(row, name) for row in rows] for name in names}
+        replaces = [json.dumps(row.replaces) if row.replaces else None for row in rows]
+        more = {"created_at": created_at, "replaces": replaces}
+        await self.select(_WRITE_ROWS, _arrays(drafts, data) | numbers | more)
+
     async def script(self, sql: str) -> None:
         await self._connection.execute(sql, timeout=STEP_S)
 
@@ -327,6 +345,16 @@ class PostgresTx:
             if sql.startswith(QUERIES) and sql.count(";") == 1 and name not in OF_RELEASES_BEFORE:
                 text = _numbered(sql)[0]
                 await self._connection.execute(f"PREPARE signal_look AS {text} DEALLOCATE signal_look")
+
+
+def _arrays(drafts: Sequence[Draft], data: Sequence[str]) -> dict[str, Any]:
+    shared: dict[tuple[Any, ...], int] = {}
+    places = [
+        shared.setdefault(_shared_of(draft, text), len(shared) + 1)
+        for draft, text in zip(drafts, data, strict=True)
+    ]
+    arguments: dict[str, Any] = {name: [each[n] for each in shared] for n, name in enumerate(_SHARED)}
+    return arguments | {"recipient_id": [draft.recipient_id for draft in drafts], "shared": places}
 
 
 def _shared_of(draft: Draft, data: str) -> tuple[Any, ...]:

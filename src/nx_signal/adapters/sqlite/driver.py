@@ -41,10 +41,10 @@ DIALECT = Dialect(
 _INSERT = f"""
 INSERT INTO activity_notification (
     {", ".join(DRAFT_FIELDS)}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after,
-    unseen_after
+    unseen_after, replaces
 ) VALUES (
     {", ".join(f":{name}" for name in DRAFT_FIELDS)}, :id, :rev, :rev, :created_at, :created_at,
-    :unread, :total, :unseen
+    :unread, :total, :unseen, :replaces
 )
 """  # noqa: S608 - the columns are those of the model
 
@@ -109,7 +109,7 @@ class SqliteTx:
         for row in await self.all("heads", recipient_ids=recipient_ids):
             heads[row["recipient_id"]] = summary(row)
         history = {id: head.history for id, head in heads.items()}
-        created_at, inserted, rows = self.now(), [], []
+        created_at, inserted = self.now(), []
         for index, id in zip(new, self.ids(len(new)), strict=True):
             draft = drafts[index]
             before = heads[draft.recipient_id]
@@ -123,10 +123,8 @@ class SqliteTx:
             )
             numbers = (head.rev, head.unread, head.total, head.unseen)
             inserted.append(Inserted(index, id, *numbers, history[draft.recipient_id]))
-            values = {name: getattr(draft, name) for name in DRAFT_FIELDS}
-            values |= dict(zip(("rev", "unread", "total", "unseen"), numbers, strict=True))
-            rows.append({**values, "id": id, "data": data[index], "created_at": created_at})
-        self._connection.executemany(_INSERT, [_bound(row) for row in rows])
+        of_rows = [row.index for row in inserted]
+        await self.write_rows([drafts[n] for n in of_rows], [data[n] for n in of_rows], created_at, inserted)
         await self.many(
             "set_head", [{name: getattr(h, name) for name in HEAD_FIELDS} for h in heads.values()]
         )
@@ -134,6 +132,17 @@ class SqliteTx:
         types = [{"recipient_id": id, "type": type, "many": many} for (id, type), many in grown.items()]
         await self.many("add_to_type", types)
         return created_at, inserted
+
+    async def write_rows(
+        self, drafts: Sequence[Draft], data: Sequence[str], created_at: datetime, rows: Sequence[Inserted]
+    ) -> None:
+        bound = []
+        for draft, text, row in zip(drafts, data, rows, strict=True):
+            values = {name: getattr(draft, name) for name in DRAFT_FIELDS}
+            values |= {name: getattr(row, name) for name in ("id", "rev", "unread", "total", "unseen")}
+            made = {"data": text, "created_at": created_at, "replaces": row.replaces or None}
+            bound.append(_bound(values | made))
+        self._connection.executemany(_INSERT, bound)
 
     async def script(self, sql: str) -> None:
         for statement in split(sql):

@@ -31,7 +31,8 @@ UPDATE activity_correction SET changed = changed + :many WHERE activity_id = :ac
 
 -- name: correctable_rows
 SELECT
-    id, recipient_id, activity_id, type, organizer_id, merchant_id, subject, locale, created_at, rendered_from
+    id, recipient_id, activity_id, type, organizer_id, merchant_id, subject, locale, created_at, rendered_from,
+    priority, expires_at, collapse_key
 FROM activity_notification
 WHERE activity_id = :activity_id AND recipient_id > :after
     AND (deleted_at IS NULL OR archived_at IS NOT NULL)

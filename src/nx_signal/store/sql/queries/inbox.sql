@@ -14,7 +14,7 @@ UPDATE recipient_head SET seen_rev = :seen_rev, unseen = :unseen WHERE recipient
 -- name: rows_of
 SELECT
     n.recipient_id, n.id, n.rev, n.created_at, n.is_read, n.deleted_at IS NOT NULL AS deleted,
-    n.organizer_id, n.merchant_id
+    n.organizer_id, n.merchant_id, n.collapse_key, n.occurred_at
 FROM inbox_row AS n
 WHERE n.activity_id = :activity_id
     AND (CAST(:recipient_id AS text) IS NULL OR n.recipient_id = :recipient_id)
@@ -26,6 +26,14 @@ SELECT activity_id FROM activity_notification
 WHERE recipient_id = :recipient_id AND created_at >= :since AND created_at < :until
 ORDER BY rev DESC
 LIMIT :limit;
+
+-- name: newest_of_key
+-- The newest of an organization's with this key that the recipient ever had.
+SELECT id, created_at, occurred_at FROM activity_notification
+WHERE recipient_id = :recipient_id AND collapse_key = :collapse_key
+    AND coalesce(organizer_id, '') = :organizer_id
+ORDER BY occurred_at DESC
+LIMIT 1;
 
 -- name: count_rows_of
 SELECT count(*) AS total FROM activity_notification WHERE activity_id = :activity_id;

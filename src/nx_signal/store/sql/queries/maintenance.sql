@@ -35,6 +35,13 @@ WHERE recipient_id = :recipient_id AND rev IN (
     LIMIT :limit
 );
 
+-- name: expired
+-- The index of what has an expiry finds these, and at once that there are none.
+SELECT id, recipient_id FROM activity_notification
+WHERE expires_at <= :now AND (deleted_at IS NULL OR archived_at IS NOT NULL)
+ORDER BY expires_at, id
+LIMIT :limit;
+
 -- name: audit_heads
 SELECT recipient_id, rev, total, unread, unseen, truncated_through
 FROM inbox_head

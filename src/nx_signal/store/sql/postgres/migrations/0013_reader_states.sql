@@ -12,16 +12,22 @@ CREATE INDEX activity_notification_archived ON activity_notification (recipient_
 -- As unread_after. NULL in rows that a release of before wrote.
 ALTER TABLE activity_notification ADD COLUMN unseen_after bigint;
 
--- A newer row of a recipient takes the place of those with the same key; `replaces` is a JSON list of their ids.
+-- A newer row of a recipient takes the place of those with the same key and organizer; `replaces` is a JSON list of
+-- their ids. The first index finds what is in the inbox (the column of NULLs makes SQLite take it), the second one the
+-- newest that ever was.
 ALTER TABLE activity_notification ADD COLUMN collapse_key text;
 ALTER TABLE activity_notification ADD COLUMN occurred_at timestamptz;
 ALTER TABLE activity_notification ADD COLUMN replaces text;
-CREATE INDEX activity_notification_collapse ON activity_notification (recipient_id, collapse_key)
-    WHERE collapse_key IS NOT NULL;
+CREATE INDEX activity_notification_collapse ON activity_notification (
+    recipient_id, collapse_key, coalesce(organizer_id, ''), deleted_at
+) WHERE collapse_key IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX activity_notification_newest ON activity_notification (
+    recipient_id, collapse_key, coalesce(organizer_id, ''), occurred_at
+) WHERE collapse_key IS NOT NULL;
 
 ALTER TABLE activity_notification ADD COLUMN priority text NOT NULL DEFAULT 'normal';
 ALTER TABLE activity_notification ADD COLUMN expires_at timestamptz;
-CREATE INDEX activity_notification_expiry ON activity_notification (expires_at)
+CREATE INDEX activity_notification_expiry ON activity_notification (expires_at, id)
     WHERE expires_at IS NOT NULL AND (deleted_at IS NULL OR archived_at IS NOT NULL);
 
 -- Rows up to `seen_rev` are seen. `unseen` is NULL until this release first moves the head.

@@ -9,13 +9,6 @@ FROM (
 ) AS ranked
 WHERE place = 1;
 
--- name: lock_all
--- In ascending order everywhere: see lock_or_create.
-SELECT recipient_id FROM recipient_head
-WHERE recipient_id = ANY (:recipient_ids::text[])
-ORDER BY recipient_id COLLATE "C"
-FOR NO KEY UPDATE;
-
 -- name: correct_rows
 -- A row that has the content already stays as it is.
 UPDATE activity_notification n
@@ -32,18 +25,3 @@ WHERE n.id = given.id AND n.recipient_id = given.recipient_id
     AND (n.content, n.content_html, n.action_url, CAST(n.data AS text))
         IS DISTINCT FROM (given.content, given.content_html, given.action_url, CAST(:data AS text))
 RETURNING n.id, n.recipient_id;
-
--- name: retractable_rows
-SELECT n.id, n.recipient_id, n.type, n.is_read, n.deleted_at,
-    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
-FROM json_to_recordset(:rows::json) AS given (id bigint, recipient_id text)
-JOIN inbox_row n ON n.id = given.id AND n.recipient_id = given.recipient_id
-JOIN recipient_head h ON h.recipient_id = given.recipient_id
-WHERE n.deleted_at IS NULL OR n.archived_at IS NOT NULL;
-
--- name: retract_rows
-UPDATE activity_notification n
-SET deleted_at = :deleted_at, archived_at = NULL, modified_at = :deleted_at, changed_rev = given.rev,
-    is_read = given.is_read
-FROM json_to_recordset(:rows::json) AS given (id bigint, recipient_id text, rev bigint, is_read boolean)
-WHERE n.id = given.id AND n.recipient_id = given.recipient_id;

@@ -1,14 +1,6 @@
 -- name: lock
 SELECT * FROM inbox_head WHERE recipient_id = :recipient_id FOR NO KEY UPDATE;
 
--- name: lock_or_create
--- Create the missing heads and lock all, in ascending order everywhere, so that writers of several inboxes
--- cannot wait for each other in a circle. The update's WHERE is never true, yet it locks the row.
-INSERT INTO recipient_head AS h (recipient_id)
-SELECT asked.recipient_id FROM unnest(:recipient_ids::text[]) AS asked (recipient_id)
-ORDER BY asked.recipient_id COLLATE "C"
-ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
-
 -- name: states
 SELECT n.id, n.rev, n.type, n.is_read, n.read_at, n.seen_at, n.archived_at, n.deleted_at,
     (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= :seen_rev) AS is_seen
@@ -29,6 +21,10 @@ WHERE n.id = new.id AND n.recipient_id = :recipient_id;
 -- name: rendered_from
 SELECT id, rendered_from FROM activity_notification
 WHERE recipient_id = :recipient_id AND id = ANY (:ids::bigint[]) AND rendered_from IS NOT NULL;
+
+-- name: activities_written
+SELECT asked.activity_id FROM unnest(:activity_ids::text[]) AS asked (activity_id)
+WHERE EXISTS (SELECT FROM activity_notification n WHERE n.activity_id = asked.activity_id);
 
 -- name: heads
 SELECT * FROM inbox_head
@@ -74,3 +70,29 @@ WITH given AS (
 )
 INSERT INTO recipient_change (recipient_id, rev, total, unread, unseen, kind, detail, history)
 SELECT recipient_id, rev, total, unread, unseen, kind, CAST(detail AS json), history FROM given;
+
+-- name: lock_or_create
+-- Create the missing heads and lock all, in ascending order everywhere, so that writers of several inboxes
+-- cannot wait for each other in a circle. The update's WHERE is never true, yet it locks the row.
+INSERT INTO recipient_head AS h (recipient_id)
+SELECT asked.recipient_id FROM unnest(:recipient_ids::text[]) AS asked (recipient_id)
+ORDER BY asked.recipient_id COLLATE "C"
+ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
+
+-- name: rows_among
+-- Of these rows those that are in an inbox or archived, as the counts see them.
+SELECT n.id, n.recipient_id, n.type, n.is_read, n.deleted_at,
+    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
+FROM json_to_recordset(:rows::json) AS given (id bigint, recipient_id text)
+JOIN inbox_row n ON n.id = given.id AND n.recipient_id = given.recipient_id
+JOIN recipient_head h ON h.recipient_id = given.recipient_id
+WHERE n.deleted_at IS NULL OR n.archived_at IS NOT NULL
+ORDER BY n.id;
+
+-- name: take_out
+-- Of several inboxes, each with the revision of its change.
+UPDATE activity_notification n
+SET deleted_at = :deleted_at, modified_at = :deleted_at, archived_at = NULL, is_read = n.is_read OR given.is_read,
+    changed_rev = given.rev
+FROM json_to_recordset(:rows::json) AS given (id bigint, recipient_id text, is_read boolean, rev bigint)
+WHERE n.id = given.id AND n.recipient_id = given.recipient_id;

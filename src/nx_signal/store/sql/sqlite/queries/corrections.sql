@@ -9,10 +9,6 @@ FROM (
 ) AS ranked
 WHERE place = 1;
 
--- name: lock_all
--- The transaction holds the file's one write lock.
-SELECT value AS recipient_id FROM json_each(:recipient_ids);
-
 -- name: correct_rows
 -- A row that has the content already stays as it is.
 UPDATE activity_notification
@@ -36,21 +32,3 @@ WHERE activity_notification.id = given.row_id AND activity_notification.recipien
         OR activity_notification.data <> :data
     )
 RETURNING id, recipient_id;
-
--- name: retractable_rows
-SELECT n.id, n.recipient_id, n.type, n.is_read, n.deleted_at,
-    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
-FROM json_each(:rows) AS given
-CROSS JOIN inbox_row AS n
-    ON n.id = json_extract(given.value, '$.id')
-    AND n.recipient_id = json_extract(given.value, '$.recipient_id')
-CROSS JOIN recipient_head AS h ON h.recipient_id = n.recipient_id
-WHERE n.deleted_at IS NULL OR n.archived_at IS NOT NULL;
-
--- name: retract_rows
-UPDATE activity_notification
-SET deleted_at = :deleted_at, archived_at = NULL, modified_at = :deleted_at,
-    changed_rev = json_extract(given.value, '$.rev'), is_read = json_extract(given.value, '$.is_read')
-FROM json_each(:rows) AS given
-WHERE activity_notification.id = json_extract(given.value, '$.id')
-    AND activity_notification.recipient_id = json_extract(given.value, '$.recipient_id');

@@ -2,13 +2,6 @@
 -- The transaction holds the file's one write lock.
 SELECT * FROM inbox_head WHERE recipient_id = :recipient_id;
 
--- name: existing_activities
-SELECT n.activity_id, n.recipient_id
-FROM json_each(:keys) AS asked
-CROSS JOIN activity_notification AS n
-    ON n.activity_id = json_extract(asked.value, '$[0]')
-    AND n.recipient_id = json_extract(asked.value, '$[1]');
-
 -- name: set_head
 INSERT INTO recipient_head (recipient_id, rev, total, unread, unseen, history, history_rev)
 VALUES (:recipient_id, :rev, :total, :unread, :unseen, :history, :rev)
@@ -41,6 +34,10 @@ WHERE activity_notification.id = json_extract(new.value, '$.id')
 -- name: rendered_from
 SELECT id, rendered_from FROM activity_notification
 WHERE recipient_id = :recipient_id AND id IN (SELECT value FROM json_each(:ids)) AND rendered_from IS NOT NULL;
+
+-- name: activities_written
+SELECT asked.value AS activity_id FROM json_each(:activity_ids) AS asked
+WHERE EXISTS (SELECT 1 FROM activity_notification AS n WHERE n.activity_id = asked.value);
 
 -- name: heads
 SELECT * FROM inbox_head
@@ -82,3 +79,31 @@ SELECT
     json_extract(value, '$.detail'), json_extract(value, '$.unread'), json_extract(value, '$.total'),
     json_extract(value, '$.unseen'), json_extract(value, '$.history')
 FROM json_each(:changes);
+
+-- name: lock_or_create
+-- The transaction holds the file's one write lock.
+INSERT INTO recipient_head (recipient_id, rev, total, unread)
+SELECT value, 0, 0, 0 FROM json_each(:recipient_ids)
+WHERE true -- else ON would be taken for a join's
+ON CONFLICT (recipient_id) DO NOTHING;
+
+-- name: rows_among
+-- Of these rows those that are in an inbox or archived, as the counts see them.
+SELECT n.id, n.recipient_id, n.type, n.is_read, n.deleted_at,
+    (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
+FROM json_each(:rows) AS given
+CROSS JOIN inbox_row AS n
+    ON n.id = json_extract(given.value, '$.id')
+    AND n.recipient_id = json_extract(given.value, '$.recipient_id')
+CROSS JOIN recipient_head AS h ON h.recipient_id = n.recipient_id
+WHERE n.deleted_at IS NULL OR n.archived_at IS NOT NULL
+ORDER BY n.id;
+
+-- name: take_out
+-- Of several inboxes, each with the revision of its change.
+UPDATE activity_notification
+SET deleted_at = :deleted_at, modified_at = :deleted_at, archived_at = NULL,
+    is_read = is_read OR json_extract(given.value, '$.is_read'), changed_rev = json_extract(given.value, '$.rev')
+FROM json_each(:rows) AS given
+WHERE activity_notification.id = json_extract(given.value, '$.id')
+    AND activity_notification.recipient_id = json_extract(given.value, '$.recipient_id');
