@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nx_signal.activities.message import UnknownType, best_effort_ids, decode
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Activity, Position, Record
+from nx_signal.model import Activity, Correction, Position, Record
 
 KNOWN = frozenset({"PAYMENT_SUCCESS"})
 TYPES = {"com.acme.payment.cleared": "PAYMENT_SUCCESS"}
@@ -289,3 +289,48 @@ def test_whatever_headers_and_value_hold_it_is_an_activity_or_refused(
         except MessageRejected as error:
             assert str(error)
         best_effort_ids(found)
+
+
+# --- what the producer may state further ---
+
+
+def test_collapse_key_expiry_and_priority_are_attributes_as_well() -> None:
+    event = EVENT | {"collapsekey": "k", "priority": "high", "expiresat": "2027-01-01T00:00:00Z"}
+    found = decoded(event)
+    assert (found.collapse_key, found.priority) == ("k", "high")
+    assert found.expires_at is not None and found.expires_at.year == 2027
+    assert found == activity_of(binary(event))
+    assert "priority: expected" in reason(record(EVENT | {"priority": "urgent"}))
+
+
+def corrected(fields: dict[str, Any], in_headers: bool = False) -> Correction:
+    found = decode(binary(fields) if in_headers else record(fields), KNOWN, types=TYPES)
+    assert isinstance(found, Correction)
+    return found
+
+
+BARE = {name: EVENT[name] for name in ("specversion", "id", "source", "type", "time")}
+
+
+def test_a_correction_in_the_data_names_the_activity_that_it_is_about() -> None:
+    named = corrected(BARE | {"id": "99", "data": {"action": "retract", "eventId": "42"}})
+    assert (named.action, named.activity_id) == ("retract", '["42","/orders"]')
+    other = {"action": "update", "eventId": "42", "eventSource": "/other", "data": PAYLOAD}
+    found = corrected(BARE | {"data": other})
+    assert (found.activity_id, found.data) == ('["42","/other"]', PAYLOAD)
+
+
+@pytest.mark.parametrize("in_headers", [False, True])
+def test_a_correction_in_attributes_is_about_the_event_that_they_name_or_its_own(in_headers: bool) -> None:
+    event = BARE | {"action": "update", "data": PAYLOAD}
+    assert corrected(event, in_headers).activity_id == '["42","/orders"]'
+    found = corrected(event | {"id": "99", "eventid": "7", "eventsource": "/x"}, in_headers)
+    assert (found.activity_id, found.data) == ('["7","/x"]', PAYLOAD)
+    assert found.occurred_at is not None and found.occurred_at.day == 22
+
+
+def test_a_correction_needs_no_time_and_an_action_that_creates_is_an_activity() -> None:
+    timeless = {name: value for name, value in BARE.items() if name != "time"}
+    assert corrected(timeless | {"action": "retract"}).occurred_at is None
+    assert decoded(EVENT | {"action": "create"}) == decoded(EVENT)
+    assert "action: expected `create`, `update` or `retract`" in reason(record(EVENT | {"action": "undo"}))
