@@ -124,7 +124,7 @@ async def test_each_portion_of_a_mark_of_all_is_announced_in_turn(
         for change in office.announced
         if isinstance(change, Updated)
     ]
-    assert stated == [(6, 2, 3), (7, 4, 1), (8, 7, 0)]
+    assert stated == [(6, 2, 3), (7, 4, 1), (8, 5, 0)]
 
 
 async def test_a_mark_that_changes_nothing_is_not_announced(office: Office) -> None:

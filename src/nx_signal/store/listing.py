@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from nx_signal.model import Condition, InboxFilter, InboxPage, InboxSummary
 from nx_signal.model.filters import FIELDS
+from nx_signal.model.notifications import ROW_FIELDS
 from nx_signal.model.text import storable
 from nx_signal.store.driver import Dialect, Row, Tx
 from nx_signal.store.rows import HEAD_FIELDS, MAX_INTEGER, notification
@@ -28,6 +29,7 @@ _COMPARISONS = {
 _COUNTS = {"total": "{kept}.total", "unread": "{kept}.unread", "read": "{kept}.total - {kept}.unread"}
 _COLUMNS = {"archived": "(n.archived_at IS NOT NULL)"}
 """Of the fields that are no column."""
+_LISTED = ", ".join(f"n.{name}" for name in ROW_FIELDS if name != "is_seen")
 _SEEN = "(n.is_read OR n.seen_at IS NOT NULL OR n.rev <= {seen_rev})"
 
 
@@ -36,11 +38,11 @@ async def page(
 ) -> InboxPage:
     query = _Query(tx.dialect, recipient_id)
     below = query.bind(MAX_INTEGER if before_rev is None else before_rev)
-    rows = f"SELECT n.* {_rows(where)} AND n.rev < {below}{query.conditions(where)}"
+    rows = f"SELECT {_LISTED}, n.seen_at {_rows(where)} AND n.rev < {below}{query.conditions(where)}"
     # One more, to know whether there is a next page.
     rows += f" ORDER BY n.rev DESC LIMIT {query.bind(limit + 1)} OFFSET {query.bind(skip)}"
     found = await tx.select(
-        f"SELECT {query.summary(where)}, n.*, {_SEEN.format(seen_rev='h.seen_rev')} AS is_seen"  # noqa: S608 - constant texts, as below
+        f"SELECT {query.summary(where)}, {_LISTED}, {_SEEN.format(seen_rev='h.seen_rev')} AS is_seen"  # noqa: S608 - constant texts, as below
         " FROM inbox_head AS h"
         f" LEFT JOIN ({rows}) AS n ON n.recipient_id = h.recipient_id"
         " WHERE h.recipient_id = :recipient_id ORDER BY n.rev DESC",
