@@ -362,10 +362,12 @@ class Run:
         before = model.head()
         bound = before.rev if up_to is None else min(up_to, before.rev)
         updated, head, change = await self.inbox.mark_all_seen(model.user, up_to, "origin")
-        for row in model.rows.values():
-            row["is_seen"] = row["is_seen"] or row["rev"] <= bound
+        reached = [row for row in model.rows.values() if not row["deleted"] and row["rev"] <= bound]
+        becoming = [row for row in reached if not row["is_seen"]]
+        for row in becoming:
+            row["is_seen"] = True
         model.seen_rev = max(model.seen_rev, bound)
-        if model.head().unseen != before.unseen:
+        if becoming:
             model.write(Updated, (None, bound, (None, None, True, None), self.clock(), "origin"))
             model.confirm(change)
         else:

@@ -166,6 +166,7 @@ class _Author:
         self.resume_limit = self.rng.choice([8, 30, 500])
         # Of its own, so that the rest of a seed's plan does not depend on it.
         self.more = random.Random(f"{seed}/more")
+        self.marks = random.Random(f"{seed}/marks")
         # A removal whose announcement is lost is found by the sweep alone.
         self.retention_days = self.more.choice([0, 1, 1, 2]) if self.sweep_s != NEVER_S else 0
 
@@ -278,6 +279,27 @@ class _Author:
             # The release before states no history: what it announces is pushed by its revision.
             (self.newer if self.seed >= RESTORING_FROM else other)(start_s, length_s, hot)
 
+        self.mark(start_s, length_s, hot)
+
+    def mark(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        """What readers do beside reading; its random numbers are `marks`, so that the others stay."""
+        rng = self.marks
+        for _ in range(rng.randint(0, 4)):
+            name = rng.choice(["mark_ids", "mark_ids", "mark_seen", "mark_portions"])
+            args: dict[str, Any] = {"instance": rng.randrange(INSTANCES), "user": rng.choice(hot)}
+            if name == "mark_ids":
+                args |= {"newest": rng.choice([0, 0, 1, 3]), "count": rng.choice([1, 2, 5])}
+                args["mark"] = rng.choice(["read", "unread", "seen", "archive", "unarchive", "delete"])
+            else:
+                args["below"] = rng.choice([None, 0, 2, 5])
+            if name == "mark_portions":
+                args["mark"] = rng.choice(["unread", "archive", "unarchive", "unarchive"])
+                args["only_read"] = rng.random() < 0.5
+            at_s = start_s + rng.uniform(0, length_s)
+            self.add(at_s, name, **args)
+            if rng.random() < 0.2:  # another device
+                self.add(at_s, name, **(args | {"instance": rng.randrange(INSTANCES)}))
+
     def inquire(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
         """Pushes to members' rooms, and devices that join them, allowed or not."""
         more = self.more
@@ -317,6 +339,7 @@ class _Author:
                 pages=more.choice([1, 3, 6]),
                 is_read=more.choice([None, None, False, True]),
                 type=more.choice([None, None, "PAYMENT_SUCCESS", "ORDER_COMPLETED"]),
+                archived=self.marks.random() < 0.3,
             )
 
     def write_and_read(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ from nx_signal.model import (
     Unknown,
 )
 from nx_signal.model.channels import DEFAULT_ROOMS, inbox_room
-from nx_signal.model.wire import CREATED, DELETED, READ
+from nx_signal.model.wire import CREATED, DELETED, READ, UPDATED
 from nx_signal.ports import Batch, RelayEvent
 from nx_signal.store.driver import Tx
 from nx_signal.store.inbox import changes_since
@@ -577,6 +577,7 @@ class _Data(msgspec.Struct):
     history: str | None = None
     reset: bool = False
     unread: int | None = None
+    unseen: int | None = None
     total: int | None = None
     id: str | None = None
     eventId: str | None = None
@@ -725,7 +726,7 @@ class Device:
         if frame.event == "error":
             return
         self._check(link.connected, f"{frame.event} before `connected`")
-        if frame.event in (CREATED, READ, DELETED):
+        if frame.event in (CREATED, READ, DELETED, UPDATED):
             self._next(link, data)
             expected = self.world.payload(self.user, data.history)
             self._check(payload == expected, f"revision {data.rev} is not the store's")
@@ -782,8 +783,10 @@ class Device:
         assert rev is not None
         log = world.log(self.user)
         at = world.change(self.user, data.history)
-        counts = (0, 0, 0) if at is None else (at.rev, at.unread, at.total)
-        self._check(counts == (rev, data.unread, data.total), f"the state at {rev} was never the store's")
+        counts = (0, 0, 0, 0) if at is None else (at.rev, at.unread, at.unseen, at.total)
+        self._check(
+            counts == (rev, data.unread, data.unseen, data.total), f"the state at {rev} was never the store's"
+        )
         if data.reset:
             known = link.floor if self.rev is None else self.rev
             lost = (self.user, self.history) in world.lost if self.history else world.restores > 0
@@ -1186,14 +1189,14 @@ class World:
         at = InboxAt()
         for number, change in enumerate(self.log(user), 1):
             at.apply(change)
-            counts = (number, at.unread, len(at.rows))
-            if counts != (change.rev, change.unread, change.total):
+            counts = (number, at.unread, at.unseen, at.total)
+            if counts != (change.rev, change.unread, change.unseen, change.total):
                 self.violate(f"revision {change.rev} of {user} counts wrong")
         inbox, head = self.database.inbox, self.head(user)
         total, _ = await inbox.count(user, InboxFilter())
         still, _ = await inbox.count(user, InboxFilter.of(is_read=False))
         _, kept = self.database.driver.connection.execute(HEAD, (user,)).fetchone() or ("", 0)
-        if kept != head.rev or not (total, still) == (head.total, head.unread) == (len(at.rows), at.unread):
+        if kept != head.rev or not (total, still) == (head.total, head.unread) == (at.total, at.unread):
             self.violate(f"the head of {user} counts wrong")
 
     # --- the actions; their names are the schedule's ---
