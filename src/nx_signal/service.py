@@ -205,7 +205,9 @@ def compose_instance(
         stream_versions=versions,
     )
     app = create_app(
-        authorizer=Authorizer(tokens.verify, Access(database.directory), RequestLimits(settings.rate_factor)),
+        authorizer=Authorizer(
+            tokens.verify, parts.tickets, Access(database.directory), RequestLimits(settings.rate_factor)
+        ),
         inbox=parts.inbox,
         renderer=renderer,
         event_types=registry.names,

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import httpx
 import msgspec
@@ -94,14 +95,24 @@ class Events:
 
 @asynccontextmanager
 async def open_events(
-    url: str, token: str, *, last_event_id: str | None = None, rooms: Sequence[str] = ()
+    url: str,
+    token: str,
+    *,
+    scheme: Literal["Bearer", "Ticket"] = "Bearer",
+    last_event_id: str | None = None,
+    rooms: Sequence[str] = (),
 ) -> AsyncIterator[Events]:
-    """`url`: http://host:port, and a path before `/events` where there is one. `last_event_id`: what came
-    after it is first. Raises RestRefused, RestUnavailable, SettingsError."""
-    headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+    """`url`: http://host:port, and a path before `/events` where there is one. `scheme` `Ticket`: `token` is
+    a ticket. `last_event_id`: what came after it is first. Raises RestRefused, RestUnavailable,
+    SettingsError."""
+    headers = {"Accept": "text/event-stream"}
+    query = {"rooms": ",".join(rooms)} if rooms else {}
+    if scheme == "Ticket":
+        query["ticket"] = token
+    else:
+        headers["Authorization"] = f"Bearer {token}"
     if last_event_id is not None:
         headers["Last-Event-ID"] = last_event_id
-    query = {"rooms": ",".join(rooms)} if rooms else None
     async with http_client(url, QUIET_S, headers=headers) as http:
         try:
             request = http.build_request("GET", "/events", params=query)

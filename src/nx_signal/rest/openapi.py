@@ -70,7 +70,10 @@ def document(app: QuartTrio, prefix: str = "") -> dict[str, Json]:
         "components": {
             "schemas": components,
             "headers": _HEADERS,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "ticket": {"type": "apiKey", "in": "query", "name": "ticket"},
+            },
         },
     }
 
@@ -111,7 +114,7 @@ def _operation(
         "tags": [tag],
         "summary": each.summary,
         "description": description,
-        "security": [] if each.public else [{"bearer": [each.permission] if each.permission else []}],
+        "security": _security(each),
         "responses": _responses(each, schema_of, has_path="{" in path),
     }
     types = {camel(step): schema_of[id(kind)] for step, kind in each.path.items()}
@@ -150,6 +153,14 @@ def _parameters(each: Route, components: Mapping[str, Any]) -> Iterator[Json]:
         else:
             typed = None if example is None else msgspec.convert(example, field.type, strict=False)
             yield parameter | {"schema": schema} | _example(typed)
+
+
+def _security(each: Route) -> list[Json]:
+    """Either of what is listed."""
+    if each.public:
+        return []
+    bearer: Json = {"bearer": [each.permission] if each.permission else []}
+    return [bearer] if each.ticket is None else [bearer, {"ticket": []}]
 
 
 def _responses(each: Route, schema_of: Mapping[int, Json], *, has_path: bool) -> Json:

@@ -20,6 +20,7 @@ import msgspec
 from quart import Response, request
 
 from nx_signal.activities.message import readable
+from nx_signal.identity.tickets import TicketPurpose
 from nx_signal.model import Json, Principal
 from nx_signal.model.json import JsonDecoder, decode_json
 from nx_signal.rest.access import Authorizer
@@ -59,6 +60,7 @@ class Route:
     description: str
     public: bool
     permission: str | None
+    ticket: TicketPurpose | None
     path: Mapping[str, Any]
     query: type[msgspec.Struct] | None
     body: Any
@@ -107,6 +109,7 @@ def route(
     summary: str,
     *,
     permission: str | None = None,
+    ticket: TicketPurpose | None = None,
     path: Mapping[str, Any] | None = None,
     query: type[msgspec.Struct] | None = None,
     body: Any = None,
@@ -121,16 +124,16 @@ def route(
     """Declare a handler, which takes a `Call` and the path's parameters. Its docstring is the description.
 
     `path` gives the path's parameters types, as the handler calls them; those it leaves out are any text.
-    Without `permission` any valid token will do; a PUBLIC route takes none. With `raw_body` the handler
-    gets bytes and validates them itself, by the type that `body` names, or by one of several. A handler that
-    returns a Response has answered itself."""
+    Without `permission` any valid token will do, with `ticket` also a ticket for that purpose; a PUBLIC route
+    takes none. With `raw_body` the handler gets bytes and validates them itself, by the type that `body`
+    names, or by one of several. A handler that returns a Response has answered itself."""
     query_type, path_types, status = query, path or {}, next(iter(answers))
     decoder = None if body is None or raw_body else JsonDecoder[Any](body)
 
     def declare(handler: Callable[..., Awaitable[Any]]) -> View:
         @wraps(handler)
         async def view(**steps: str) -> Response:
-            caller = None if authorizer is None else await authorizer.authorize(permission)
+            caller = None if authorizer is None else await authorizer.authorize(permission, ticket)
             for name, kind in path_types.items():
                 _check_step(name, steps[name], kind)
             parsed = None if query_type is None else read_query(request.args, query_type)
@@ -149,6 +152,7 @@ def route(
             description=handler.__doc__ or "",
             public=authorizer is None,
             permission=permission,
+            ticket=ticket,
             path=path_types,
             query=query_type,
             body=body,
