@@ -161,10 +161,6 @@ async def furnished(issuer: Issuer) -> Desk:
     explained = routes[f"{BASE}/activities/{{eventId}}/explain", "GET"].example.answer
     fields = {name: value for name, value in explained["trace"].items() if name != "handledAt"}
     await desk.database.traces.add([Trace("payment-42", **fields)])
-    (correction,) = explained["corrections"]
-    position = correction["position"]
-    await desk.database.corrections.add(Correction("payment-42", "update", {}, NOON, position, "d"))
-    desk.database.driver.connection.execute("UPDATE activity_correction SET changed = 1")
     session = explained["deliveries"][0]["sessions"][0]
     desk.operator.live = LiveSessions(
         (SessionState(session["id"], session["serverId"], "ann", NOON, 0, 1, False, False, 0),), ()
@@ -183,6 +179,10 @@ async def furnished(issuer: Issuer) -> Desk:
             )
         ]
     )
+    (correction,) = explained["corrections"]
+    position = correction["position"]
+    await desk.database.corrections.add(Correction("payment-42", "update", {}, NOON, position, "d"))
+    desk.database.driver.connection.execute("UPDATE activity_correction SET changed = 1")
     await desk.database.directory.load(
         Roster(
             [Organizer("o1", "vi", ("m1",))],
