@@ -324,15 +324,13 @@ class Settings:
         "TRACE_DAYS",
         90,
         values.whole(0, 36_500),
-        "Days for which explain can show what was done with an activity, and a correction is kept for one that "
-        "comes late; 0 is for ever, up to their number.",
+        "Days that explain knows of an activity, and that a correction waits for it; 0: for ever, up to TRACES.",
     )
     traces: int = setting(
         "TRACES",
         2_000_000,
         values.whole(1, 1_000_000_000),
-        "Activities that explain can show, and corrections that are kept; beyond that the oldest are "
-        "removed.",
+        "Activities that explain can show, and corrections kept; beyond that the oldest are removed.",
     )
     foreign_variables: tuple[str, ...] = setting(
         "FOREIGN_VARIABLES",
