@@ -324,7 +324,7 @@ class Settings:
         "TRACE_DAYS",
         90,
         values.whole(0, 36_500),
-        "Days that explain knows of an activity, and that a correction waits for it; 0: for ever, up to TRACES.",
+        "Days that explain knows an activity, and that corrections wait for it; 0 is for ever, up to TRACES.",
     )
     traces: int = setting(
         "TRACES",
