@@ -1268,13 +1268,7 @@ class World:
         offset = self.topic.end(partition)
         if message["eventType"] != "NOT_OURS":
             activity = message.get("eventId") or ce_id or f"topic/{partition}/{offset}"
-            self.expected[activity] = recipients(
-                message["recipientScope"],
-                message["organizerId"],
-                message.get("merchantId"),
-                message.get("recipientIds", ()),
-                message["actorId"],
-            )
+            self.expected[activity] = recipients(message)
             if message["eventType"] == "INQUIRY_SUBMITTED" and (room := member_room(message)):
                 self.pushed_to[activity] = room
             if message["eventType"] == MENDABLE or message.get("subject") == REFUSABLE:
