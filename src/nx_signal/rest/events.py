@@ -32,11 +32,11 @@ data: {"id":"0f8fad5b-d9cb-469f-a165-70867728950e","userId":"ann","time":"2026-0
 
 id: 8.132452764876836864
 event: observation/signal/notification/state
-data: {"rev":8,"history":"132452764876836864","unread":3,"total":5,"reset":false}
+data: {"rev":8,"history":"132452764876836864","unread":3,"unseen":2,"total":5,"reset":false}
 
 id: 9.9f86d081884c7d65
 event: observation/signal/notification/deleted
-data: {"ids":["132452764876836863"],"rev":9,"unread":2,"history":"9f86d081884c7d65"}
+data: {"ids":["132452764876836863"],"rev":9,"unread":2,"unseen":1,"history":"9f86d081884c7d65"}
 """
 
 
