@@ -535,6 +535,79 @@ async def test_malformed_activities_are_refused_whole(desk: Desk, data: bytes, c
     assert desk.journal.appended == []
 
 
+async def test_a_correction_is_accepted_once_it_is_durable_with_the_digits_that_were_sent(desk: Desk) -> None:
+    body = (
+        '{"data": {"payment": {"amount": 1.10000000000000000001}}, "eventSource": "/p", "eventId": "other"}'
+    )
+    reply = await desk.call(
+        "PUT", f"{BASE}/activities/orders/42%20b", data=body.encode(), permissions=["Activity.publish"]
+    )
+    assert (reply.status, reply.json) == (202, {"eventId": "orders/42 b"})
+    ((event_id, stored),) = desk.journal.appended
+    assert event_id == "orders/42 b" and b"1.10000000000000000001" in stored
+    assert json.loads(stored) == {
+        "action": "update",
+        "eventId": "orders/42 b",
+        "eventSource": "/p",
+        "data": {"payment": {"amount": 1.1}},
+    }
+
+
+async def test_a_retraction_is_accepted_once_it_is_durable(desk: Desk) -> None:
+    reply = await desk.call(
+        "DELETE", f"{BASE}/activities/e1?eventSource=/p%3Fa", permissions=["Activity.publish"]
+    )
+    assert (reply.status, reply.json) == (202, {"eventId": "e1"})
+    ((event_id, stored),) = desk.journal.appended
+    assert event_id == "e1"
+    assert json.loads(stored) == {"action": "retract", "eventId": "e1", "eventSource": "/p?a"}
+
+
+async def test_corrections_may_be_posted_among_activities(desk: Desk) -> None:
+    messages = [
+        ACTIVITY,
+        {"action": "update", "eventId": "e1", "data": {}},
+        {"action": "retract", "eventId": "e1"},
+    ]
+    reply = await desk.call("POST", f"{BASE}/activities", body=messages, permissions=["Activity.publish"])
+    assert reply.json == {"accepted": [{"eventId": "e1"}] * 3}
+    assert [json.loads(stored) for _, stored in desk.journal.appended] == messages
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (b"", "The body is not a JSON object."),
+        (b"[]", "The body is not a JSON object."),
+        (b"{}", "data is missing."),
+        (b'{"data": null}', "data is missing."),
+        (b'{"data": []}', "data: expected `object | null`, got `array`."),
+        (b'{"data": {}, "occurredAt": "soon"}', "occurredAt must be an ISO 8601 date and time"),
+        (b'{"data": {}} {"data": {}}', "The body is not a JSON object."),
+        (b'{"data": {"note": "' + b"x" * 40_000 + b'"}}', "data has 40011 bytes as JSON"),
+    ],
+)
+async def test_a_malformed_correction_is_refused_with_a_sentence(
+    desk: Desk, data: bytes, detail: str
+) -> None:
+    reply = await desk.call("PUT", f"{BASE}/activities/e1", data=data, permissions=["Activity.publish"])
+    assert reply.status == 400 and reply.json["detail"].startswith(detail)
+    assert desk.journal.appended == []
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_correcting_needs_the_permission_to_publish(desk: Desk, method: str) -> None:
+    reply = await desk.call(method, f"{BASE}/activities/e1", data=b'{"data": {}}')
+    assert (reply.status, reply.code) == (403, "forbidden") and desk.journal.appended == []
+
+
+async def test_an_update_has_no_preview(desk: Desk) -> None:
+    body = {"action": "update", "eventId": "e1", "data": {}}
+    reply = await desk.call("POST", f"{BASE}/activities/preview", body=body, permissions=["Activity.preview"])
+    assert (reply.status, reply.code) == (422, "invalid_message")
+    assert reply.json["detail"].startswith("action: update has no preview")
+
+
 async def test_publishing_needs_its_permission(desk: Desk) -> None:
     reply = await desk.call("POST", f"{BASE}/activities", body=ACTIVITY)
     assert (reply.status, reply.code) == (403, "forbidden")
@@ -555,6 +628,8 @@ PRIVATE = [
     *(("PATCH", f"/notifications/{step}-all") for step in ("archive", "unarchive")),
     ("DELETE", "/notifications/1"),
     ("POST", "/activities"),
+    ("PUT", "/activities/1"),
+    ("DELETE", "/activities/1"),
     ("POST", "/activities/preview"),
     ("GET", "/activities/1/explain"),
     ("GET", "/activities/explain"),

@@ -92,7 +92,7 @@ async def test_an_archive_that_changed_is_not_answered_with_304(desk: Desk) -> N
     (id,) = await desk.give(("u1", "A", None))
     await desk.call("PATCH", f"{INBOX}/{id}/archive")
     tag = (await desk.call("GET", f"{INBOX}?archived=true")).headers["ETag"]
-    await desk.call("PATCH", f"{INBOX}/mark-all-seen")  # no revision: the inbox itself is empty
+    await desk.call("PATCH", f"{INBOX}/mark-all-seen")
     reply = await desk.call("GET", f"{INBOX}?archived=true", headers={"If-None-Match": tag})
     assert (reply.status, reply.json["data"][0]["isSeen"]) == (200, True)
 

@@ -24,10 +24,22 @@ from nx_signal.adapters.sqlite.driver import SqliteTx
 from nx_signal.errors import MessageRejected, StoreRejected
 from nx_signal.inbox import maintenance as inbox_maintenance
 from nx_signal.inbox.service import Inbox
-from nx_signal.model import Activity, Condition, Deleted, Draft, InboxFilter, RelayMessage, Trace, Unknown
+from nx_signal.model import (
+    Activity,
+    Condition,
+    Deleted,
+    Draft,
+    InboxFilter,
+    Mark,
+    RelayMessage,
+    Trace,
+    Unknown,
+    Updated,
+)
 from nx_signal.store import maintenance as store_maintenance
 from nx_signal.store import read_all
 from nx_signal.store.driver import Inserted, Tx
+from nx_signal.store.marks import MarkAll, MarkOfAll
 from nx_signal.store.rows import lock
 
 if TYPE_CHECKING:
@@ -36,6 +48,11 @@ if TYPE_CHECKING:
 here: ContextVar[Instance | None] = ContextVar("here", default=None)
 """whose task this is: the store may be out of reach for one instance alone"""
 
+REACHED_ROWS = """
+SELECT id FROM activity_notification
+WHERE recipient_id = ? AND (deleted_at IS NULL OR archived_at IS NOT NULL)
+ORDER BY rev DESC
+"""
 PINNED = "observation/signal/notification/pinned"
 """a frame that only a newer release knows"""
 DAY_S = 600.0
@@ -89,7 +106,8 @@ async def _insert(
     created_at, inserted = await insert(tx, drafts, data)
     if operations and instance and instance.number in operations.older:
         tx._connection.executemany(
-            "UPDATE activity_notification SET unread_after = NULL, total_after = NULL WHERE id = ?",
+            "UPDATE activity_notification SET unread_after = NULL, total_after = NULL, unseen_after = NULL"
+            " WHERE id = ?",
             [(row.id,) for row in inserted],
         )
         tx._connection.executemany(
@@ -160,14 +178,21 @@ class Operations:
     # --- reads, and writes that are read ---
 
     def look(
-        self, instance: int, user: str, limit: int, pages: int, is_read: bool | None, type: str | None
+        self,
+        instance: int,
+        user: str,
+        limit: int,
+        pages: int,
+        is_read: bool | None,
+        type: str | None,
+        archived: bool = False,
     ) -> None:
-        self._start(instance, self._look, user, limit, pages, Where(is_read, type))
+        self._start(instance, self._look, user, limit, pages, Where(is_read, type, archived))
 
     async def _look(self, one: Instance, user: str, limit: int, pages: int, where: Where) -> None:
         """Page through the inbox, while it changes; then count."""
         world, before_rev, restores = self.world, None, self.world.restores
-        filter = InboxFilter.of(is_read=where.is_read, type=where.type)
+        filter = InboxFilter.of(is_read=where.is_read, type=where.type, archived=where.archived)
         since = world.head(user).rev
         for _ in range(pages):
             page = await one.perform(partial(one.inbox.page, user, filter, limit, before_rev))
@@ -197,7 +222,7 @@ class Operations:
             self._start(instance, work, one.inbox, user, row, type)
 
     async def _mark_read(self, one: Instance, reader: Inbox, user: str, id: int, _: str | None) -> None:
-        restores = self.world.restores
+        restores, since = self.world.restores, self.world.head(user).rev
         marked = await one.perform(partial(one.inbox.mark_read, user, id, "sim"))
         if marked is None:
             return
@@ -206,6 +231,8 @@ class Operations:
             return
         if got is not None and got[0] is None and not self._deleted(user, id):
             self.world.violate(f"{id} of {user} is gone after it was read")
+        if self._returned(user, since):
+            return
         if got is not None and got[0] is not None and got[0].read_at != marked.read_at:
             self.world.violate(f"{id} of {user} was read at {marked.read_at}, a reader sees {got[0].read_at}")
 
@@ -217,13 +244,14 @@ class Operations:
                 self.world.violate(f"{id} of {user} is there after its deletion")
 
     async def _mark_all(self, one: Instance, reader: Inbox, user: str, below: int, type: str | None) -> None:
-        up_to, restores = max(self.world.head(user).rev - below, 0), self.world.restores
+        since, restores = self.world.head(user).rev, self.world.restores
+        up_to = max(since - below, 0)
         marked = await one.perform(partial(one.inbox.mark_all_read, user, up_to, type, origin="sim"))
         if marked is None:
             return
         covered = InboxFilter.of(Condition("rev", "lte", up_to), is_read=False, type=type)
         counted = await one.perform(partial(reader.count, user, covered))
-        if self.world.restores != restores or counted is None:
+        if self.world.restores != restores or counted is None or self._returned(user, since):
             return
         if counted[0] or counted[1].rev < marked[1].rev:
             self.world.violate(f"{counted[0]} of {user} are unread up to {up_to} after all became read")
@@ -232,8 +260,50 @@ class Operations:
         """In a tuple: None is an answer too."""
         return (await reader.get(user, id),)
 
+    def _returned(self, user: str, since: int) -> bool:
+        """Whether rows became unread, or came out of the archive, after the revision."""
+        return any(
+            isinstance(change, Updated) and False in (change.is_read, change.archived)
+            for change in self.world.log(user)[since:]
+        )
+
     def _deleted(self, user: str, id: int) -> bool:
         return any(isinstance(change, Deleted) and id in change.ids for change in self.world.log(user))
+
+    # --- what readers do beside reading ---
+
+    def mark_ids(self, instance: int, user: str, newest: int, count: int, mark: Mark) -> None:
+        rows = self.world.database.driver.connection.execute(REACHED_ROWS, (user,))
+        ids = [id for (id,) in rows][newest : newest + count]
+        self._start(instance, self._mark_ids, user, ids, mark)
+
+    async def _mark_ids(self, one: Instance, user: str, ids: list[int], mark: Mark) -> None:
+        restores = self.world.restores
+        marked = await one.perform(partial(one.inbox.mark_ids, user, ids, mark, "sim"))
+        if marked is None or self.world.restores != restores:
+            return
+        gone = [id for id in marked.unknown if not self._deleted(user, id)]
+        if gone:
+            self.world.violate(f"{gone} of {user} are unknown to {mark}")
+
+    def mark_seen(self, instance: int, user: str, below: int | None) -> None:
+        up_to = None if below is None else max(self.world.head(user).rev - below, 0)
+        self._start(instance, self._mark_seen, user, up_to)
+
+    async def _mark_seen(self, one: Instance, user: str, up_to: int | None) -> None:
+        restores = self.world.restores
+        marked = await one.perform(partial(one.inbox.mark_all_seen, user, up_to, "sim"))
+        if marked is not None and up_to is None and marked[1].unseen and self.world.restores == restores:
+            self.world.violate(f"{marked[1].unseen} of {user} are unseen after all were seen")
+
+    def mark_portions(
+        self, instance: int, user: str, mark: MarkOfAll, below: int | None, only_read: bool
+    ) -> None:
+        up_to = None if below is None else max(self.world.head(user).rev - below, 0)
+        self._start(instance, self._mark_portions, MarkAll(user, mark, up_to, "sim", only_read=only_read))
+
+    async def _mark_portions(self, one: Instance, covers: MarkAll) -> None:
+        await one.perform(partial(one.inbox.mark_all, covers))
 
     # --- dead letters ---
 
@@ -345,9 +415,9 @@ async def _pin(tx: Tx, user: str) -> Unknown | None:
     head = await lock(tx, user)
     if not head.rev:
         return None
-    counts = {"total": head.total, "unread": head.unread}
-    nothing: dict[str, list[Any]] = {"types": [], "totals": [], "unreads": []}
+    counts = {"total": head.total, "unread": head.unread, "unseen": head.unseen}
     rev, history = head.rev + 1, f"pinned-{head.history}"
     place = {"recipient_id": user, "rev": rev, "history": history}
-    await tx.run("advance", kind="pinned", detail={}, **place, **counts, **nothing)
+    step = {"kind": "pinned", "detail": "{}", **place, **counts}
+    await tx.run("advance", changes=json.dumps([step]), losses="[]")
     return Unknown(user, rev, head.unread, head.total, head.unseen, history, head.history, "pinned")

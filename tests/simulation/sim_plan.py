@@ -166,6 +166,10 @@ class _Author:
         self.resume_limit = self.rng.choice([8, 30, 500])
         # Of its own, so that the rest of a seed's plan does not depend on it.
         self.more = random.Random(f"{seed}/more")
+        self.marks = random.Random(f"{seed}/marks")
+        self.corrections = random.Random(f"{seed}/corrections")
+        self.correctable: dict[str, float] = {}
+        """event → when it is published"""
         # A removal whose announcement is lost is found by the sweep alone.
         self.retention_days = self.more.choice([0, 1, 1, 2]) if self.sweep_s != NEVER_S else 0
 
@@ -182,6 +186,7 @@ class _Author:
         if self.seed >= RESTORING_FROM and self.sweep_s != NEVER_S:
             for _ in range(self.rng.choice([1, 2, 3])):
                 self.go_back(self.rng.uniform(60, LASTS_S - 900))
+        self.correct()
         self.actions.sort(key=lambda action: action.at_s)
         actions = tuple(self.actions)
         return Plan(self.seed, self.sweep_s, self.resume_limit, self.retention_days, actions)
@@ -278,6 +283,40 @@ class _Author:
             # The release before states no history: what it announces is pushed by its revision.
             (self.newer if self.seed >= RESTORING_FROM else other)(start_s, length_s, hot)
 
+        self.mark(start_s, length_s, hot)
+
+    def correct(self) -> None:
+        """Corrections and retractions before, beside and after their activities, in whatever order."""
+        rng = self.corrections
+        for event in rng.sample(sorted(self.correctable), min(25, len(self.correctable))):
+            for n in range(rng.choice([1, 1, 2, 3])):
+                at_s = self.correctable[event] + rng.choice([-60, -1, 0, 0.05, 1, 60]) * rng.random()
+                args = {"event": event, "partition": rng.randrange(PARTITIONS)}
+                args["moment"] = f"2026-11-21T10:25:{rng.randrange(10, 60)}.{n}00Z"
+                args["amount"] = None if rng.random() < 0.25 else rng.randrange(10**6)
+                for _ in range(rng.choice([1, 1, 2])):
+                    self.add(max(at_s, 0.0), "correct", **args)
+                    at_s += rng.choice([0, 0.01, 60]) * rng.random()
+
+    def mark(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        """What readers do beside reading; its random numbers are `marks`, so that the others stay."""
+        rng = self.marks
+        for _ in range(rng.randint(0, 4)):
+            name = rng.choice(["mark_ids", "mark_ids", "mark_seen", "mark_portions"])
+            args: dict[str, Any] = {"instance": rng.randrange(INSTANCES), "user": rng.choice(hot)}
+            if name == "mark_ids":
+                args |= {"newest": rng.choice([0, 0, 1, 3]), "count": rng.choice([1, 2, 5])}
+                args["mark"] = rng.choice(["read", "unread", "seen", "archive", "unarchive", "delete"])
+            else:
+                args["below"] = rng.choice([None, 0, 2, 5])
+            if name == "mark_portions":
+                args["mark"] = rng.choice(["unread", "archive", "unarchive", "unarchive"])
+                args["only_read"] = rng.random() < 0.5
+            at_s = start_s + rng.uniform(0, length_s)
+            self.add(at_s, name, **args)
+            if rng.random() < 0.2:  # another device
+                self.add(at_s, name, **(args | {"instance": rng.randrange(INSTANCES)}))
+
     def inquire(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
         """Pushes to members' rooms, and devices that join them, allowed or not."""
         more = self.more
@@ -317,6 +356,7 @@ class _Author:
                 pages=more.choice([1, 3, 6]),
                 is_read=more.choice([None, None, False, True]),
                 type=more.choice([None, None, "PAYMENT_SUCCESS", "ORDER_COMPLETED"]),
+                archived=self.marks.random() < 0.3,
             )
 
     def write_and_read(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
@@ -418,6 +458,8 @@ class _Author:
         if identity == "eventId":
             message["eventId"] = event
         header = event if identity == "ce_id" else None
+        if identity != "position" and message["eventType"] != "NOT_OURS":
+            self.correctable[event] = at_s
         times = rng.choice([1, 1, 1, 2, 3]) if identity != "position" else 1
         for again in range(times):
             late_s = 0.0 if again == 0 else rng.choice([0, rng.uniform(0, 1), rng.uniform(0, 60)])

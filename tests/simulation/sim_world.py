@@ -82,7 +82,7 @@ from nx_signal.model import (
     Unknown,
 )
 from nx_signal.model.channels import DEFAULT_ROOMS, inbox_room
-from nx_signal.model.wire import CREATED, DELETED, READ
+from nx_signal.model.wire import CREATED, DELETED, READ, UPDATED
 from nx_signal.ports import Batch, RelayEvent
 from nx_signal.store.driver import Tx
 from nx_signal.store.inbox import changes_since
@@ -131,6 +131,10 @@ EPOCH = datetime(2026, 11, 21, tzinfo=UTC)
 NEVER_EXPIRES_S = 1e8
 HEADS = "SELECT recipient_id, rev FROM recipient_head"
 HEAD = f"{HEADS} WHERE recipient_id = ?"
+CORRECTABLE = """
+SELECT recipient_id, json_extract(data, '$.payment.amount') FROM activity_notification
+WHERE activity_id = ? AND (deleted_at IS NULL OR archived_at IS NOT NULL)
+"""
 LIVE_ROWS = "SELECT id FROM activity_notification WHERE recipient_id = ? AND deleted_at IS NULL ORDER BY rev"
 
 
@@ -577,6 +581,7 @@ class _Data(msgspec.Struct):
     history: str | None = None
     reset: bool = False
     unread: int | None = None
+    unseen: int | None = None
     total: int | None = None
     id: str | None = None
     eventId: str | None = None
@@ -725,10 +730,11 @@ class Device:
         if frame.event == "error":
             return
         self._check(link.connected, f"{frame.event} before `connected`")
-        if frame.event in (CREATED, READ, DELETED):
+        if frame.event in (CREATED, READ, DELETED, UPDATED):
             self._next(link, data)
             expected = self.world.payload(self.user, data.history)
-            self._check(payload == expected, f"revision {data.rev} is not the store's")
+            same = payload == expected or self.world.corrected_since(payload, expected)
+            self._check(same, f"revision {data.rev} is not the store's")
         elif frame.event == STATE:
             self._state(link, data)
         elif frame.event == PINNED:
@@ -782,8 +788,10 @@ class Device:
         assert rev is not None
         log = world.log(self.user)
         at = world.change(self.user, data.history)
-        counts = (0, 0, 0) if at is None else (at.rev, at.unread, at.total)
-        self._check(counts == (rev, data.unread, data.total), f"the state at {rev} was never the store's")
+        counts = (0, 0, 0, 0) if at is None else (at.rev, at.unread, at.unseen, at.total)
+        self._check(
+            counts == (rev, data.unread, data.unseen, data.total), f"the state at {rev} was never the store's"
+        )
         if data.reset:
             known = link.floor if self.rev is None else self.rev
             lost = (self.user, self.history) in world.lost if self.history else world.restores > 0
@@ -848,6 +856,11 @@ class World:
         self.scope: trio.CancelScope
         self.expected: dict[str, frozenset[str]] = {}
         """activity → recipients"""
+        self.amounts: dict[str, set[int]] = {}
+        """activity → what it, or a correction of it, may show"""
+        self.corrected: dict[str, dict[str, int]] = {}
+        """activity → moment of a correction → its amount"""
+        self.retracted: set[str] = set()
         self.published: dict[tuple[int, int], str | None] = {}
         """(partition, offset) → activity; None where there is nothing to store"""
         self.losses = 0
@@ -953,6 +966,20 @@ class World:
             self.payloads[of] = b"" if isinstance(change, Unknown | None) else payload_of(change)
         return self.payloads[of]
 
+    def corrected_since(self, payload: bytes, expected: bytes) -> bool:
+        """A creation is sent as its row is by then: with the content of any correction of its activity."""
+        one, other = json.loads(payload), json.loads(expected or b"{}")
+        activity, amount = (one.get("data") or {}).get("activityId"), None
+        if one.get("event") != CREATED or activity not in self.corrected or not other:
+            return False
+        for frame in (one, other):
+            amount = frame["data"].pop("data")["payment"]["amount"]
+            for name in ("content", "contentHtml", "actionUrl"):
+                del frame["data"][name]
+            if amount not in self.amounts[activity]:
+                return False
+        return bool(one == other)
+
     def resumed(self, user: str, rev: int, history: str | None) -> Resumed:
         log = self.log(user)
         agrees = history is None or not 0 < rev <= len(log) or log[rev - 1].history == history
@@ -1005,6 +1032,8 @@ class World:
         return activity in self.activities_stored
 
     def _missing(self, activity: str) -> list[str]:
+        if activity in self.retracted:
+            return []
         return sorted(user for user in self.expected[activity] if (activity, user) not in self.stored)
 
     def _letters(self) -> set[tuple[int, int]]:
@@ -1166,6 +1195,8 @@ class World:
             self.violate(f"dead letters {wrong} are not the poison")
         for user in USERS:
             await self._check_inbox(user)
+        if not self.restores:
+            self._check_corrections()
         await self.operations.check()
         for device in self.devices.values():
             link = device.link
@@ -1182,18 +1213,29 @@ class World:
         if page.unanswered or (page.total <= len(seen) and not {*online} <= seen):
             self.violate(f"the operator sees {page.total} clients, {len(online)} are online")
 
+    def _check_corrections(self) -> None:
+        """Each row is that of the newest correction; none is left of what was retracted."""
+        for activity, amounts in self.corrected.items():
+            rows = self.database.driver.connection.execute(CORRECTABLE, (activity,)).fetchall()
+            if activity in self.retracted and rows:
+                self.violate(f"{len(rows)} rows are left of {activity}, which was retracted")
+            newest = amounts[max(amounts)]
+            for user, shown in rows:
+                if shown != newest:
+                    self.violate(f"{activity} shows {shown} to {user}, and not {newest}")
+
     async def _check_inbox(self, user: str) -> None:
         at = InboxAt()
         for number, change in enumerate(self.log(user), 1):
             at.apply(change)
-            counts = (number, at.unread, len(at.rows))
-            if counts != (change.rev, change.unread, change.total):
+            counts = (number, at.unread, at.unseen, at.total)
+            if counts != (change.rev, change.unread, change.unseen, change.total):
                 self.violate(f"revision {change.rev} of {user} counts wrong")
         inbox, head = self.database.inbox, self.head(user)
         total, _ = await inbox.count(user, InboxFilter())
         still, _ = await inbox.count(user, InboxFilter.of(is_read=False))
         _, kept = self.database.driver.connection.execute(HEAD, (user,)).fetchone() or ("", 0)
-        if kept != head.rev or not (total, still) == (head.total, head.unread) == (len(at.rows), at.unread):
+        if kept != head.rev or not (total, still) == (head.total, head.unread) == (at.total, at.unread):
             self.violate(f"the head of {user} counts wrong")
 
     # --- the actions; their names are the schedule's ---
@@ -1237,10 +1279,26 @@ class World:
                 self.pushed_to[activity] = room
             if message["eventType"] == MENDABLE or message.get("subject") == REFUSABLE:
                 self.operations.mendable.add((partition, offset))
+            if "payment" in message["data"]:
+                self.amounts.setdefault(activity, set()).add(message["data"]["payment"]["amount"])
         self.published[partition, offset] = activity
         self.losses_before[partition, offset] = self.losses
         headers = {"ce_id": ce_id.encode()} if ce_id else {}
         self.topic.publish([(None, json.dumps(message).encode())], partition=partition, headers=headers)
+
+    def correct(self, partition: int, event: str, moment: str, amount: int | None) -> None:
+        """Without an amount a retraction."""
+        message: dict[str, Any] = {"action": "retract", "eventId": event, "occurredAt": moment}
+        if amount is None:
+            self.retracted.add(event)
+        else:
+            message |= {"action": "update", "data": {"payment": {"amount": amount, "currency": "VND"}}}
+            self.amounts.setdefault(event, set()).add(amount)
+        self.corrected.setdefault(event, {})[moment] = amount or 0
+        offset = self.topic.end(partition)
+        self.published[partition, offset] = None
+        self.losses_before[partition, offset] = self.losses
+        self.topic.publish([(None, json.dumps(message).encode())], partition=partition)
 
     def poison(self, partition: int, value: str) -> None:
         offset = self.topic.end(partition)

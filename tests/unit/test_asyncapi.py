@@ -13,7 +13,7 @@ from msgspec import structs
 
 from nx_signal.delivery import topics
 from nx_signal.delivery.rooms import refused_rooms_data
-from nx_signal.model import Created, Deleted, InboxSummary, Notification, Read, wire
+from nx_signal.model import Created, Deleted, InboxSummary, Notification, Read, Updated, wire
 from nx_signal.model.wire import encode_change
 from nx_signal.websocket import protocol
 from nx_signal.websocket.asyncapi import CLOSES, FROM_CLIENT, FROM_SERVER, MESSAGES, Message, document
@@ -83,7 +83,7 @@ def test_each_key_is_used_once() -> None:
 
 def test_every_topic_and_every_close_code_is_there() -> None:
     events = {message.event for message in FROM_SERVER}
-    assert {wire.CREATED, wire.READ, wire.DELETED} | {
+    assert {frame.topic for frame in wire.FRAMES} | {
         topics.STATE,
         topics.GOAWAY,
         topics.CONNECTED,
@@ -108,6 +108,12 @@ def test_every_topic_and_every_close_code_is_there() -> None:
         ("read", Read("ann", 9, 2, 40, 1, "9f", "7", (7,), None, None, None, NOON, "c1")),
         ("read", Read("ann", 9, 0, 40, 0, "9f", "7", None, 8, "A", "s", NOON, None)),
         ("deleted", Deleted("ann", 10, 2, 39, 0, "2c", "9f", (7, 8))),
+        ("updated", Updated("ann", 11, 2, 39, 0, "fc", "2c", None, 8, NOON, "c1", seen=True)),
+        ("updated", Updated("ann", 11, 3, 39, 0, "fc", "2c", (7,), None, NOON, None, is_read=False)),
+        (
+            "updated",
+            Updated("ann", 11, 2, 1, 0, "fc", "2c", None, 8, NOON, None, only_read=True, archived=True),
+        ),
     ],
 )
 def test_a_change_is_pushed_as_described(key: str, change: Any) -> None:
@@ -123,6 +129,23 @@ def test_a_notification_that_takes_the_place_of_others_names_them() -> None:
     plain = json.loads(encode_change(Created("ann", 8, 3, 40, 1, "7", "6", ROW))[1])
     assert "replaces" not in plain
     assert (plain["collapseKey"], plain["priority"], plain["expiresAt"]) == (None, "normal", None)
+
+
+def test_an_update_states_what_changed_and_nothing_else() -> None:
+    change = Updated("ann", 11, 2, 1, 0, "fc", "2c", (7, 8), None, NOON, "c1", archived=False)
+    event, data = encode_change(change)
+    assert event == "observation/signal/notification/updated"
+    assert json.loads(data) == {
+        "ids": ["7", "8"],
+        "archived": False,
+        "at": "2026-01-01T12:00:00.000Z",
+        "rev": 11,
+        "unread": 2,
+        "unseen": 0,
+        "total": 1,
+        "origin": "c1",
+        "history": "fc",
+    }
 
 
 def test_the_state_is_pushed_as_described() -> None:

@@ -177,7 +177,14 @@ def test_resume_replays_what_came_after_and_then_sends_the_state(reads: Reads) -
         "created",
     ]
     assert client.revs == [3, 4, 5, 6]
-    assert client.events[3][1] == {"rev": 5, "history": history(5), "unread": 5, "total": 5, "reset": False}
+    assert client.events[3][1] == {
+        "rev": 5,
+        "history": history(5),
+        "unread": 5,
+        "unseen": 0,
+        "total": 5,
+        "reset": False,
+    }
 
 
 def test_resume_at_the_head_sends_the_state_alone(reads: Reads) -> None:
@@ -187,7 +194,7 @@ def test_resume_at_the_head_sends_the_state_alone(reads: Reads) -> None:
     assert client.events == [
         (
             "observation/signal/notification/state",
-            {"rev": 5, "history": history(5), "unread": 5, "total": 5, "reset": False},
+            {"rev": 5, "history": history(5), "unread": 5, "unseen": 0, "total": 5, "reset": False},
         )
     ]
 
@@ -218,6 +225,7 @@ def test_a_read_that_began_before_a_resume_does_not_count_for_it(reads: Reads, r
         "rev": 5,
         "history": history(5),
         "unread": 5,
+        "unseen": 0,
         "total": 5,
         "reset": rev > 5,
     }
@@ -285,7 +293,14 @@ def test_a_change_announced_while_a_reset_is_on_its_way_follows_it(reads: Reads)
     answer = backlog(client.session.cursor.begin_read(), head=3)
     offer(client, 4)
     client.session.changes_read(answer, 500, payload_of)
-    assert client.events[0][1] == {"rev": 3, "history": history(3), "unread": 3, "total": 3, "reset": True}
+    assert client.events[0][1] == {
+        "rev": 3,
+        "history": history(3),
+        "unread": 3,
+        "unseen": 0,
+        "total": 3,
+        "reset": True,
+    }
     assert client.revs == [4] and not client.session.cursor.recovering
 
 
@@ -321,7 +336,14 @@ def test_a_resume_without_room_for_its_state_still_ends_in_one(reads: Reads) -> 
     assert client.revs == [3] and client.session.cursor.backpressured
     client.transport.drain()
     reads.answer(client.session, head=3)
-    assert client.events[-1][1] == {"rev": 3, "history": history(3), "unread": 3, "total": 3, "reset": False}
+    assert client.events[-1][1] == {
+        "rev": 3,
+        "history": history(3),
+        "unread": 3,
+        "unseen": 0,
+        "total": 3,
+        "reset": False,
+    }
     assert client.session.cursor.state is State.LIVE
 
 

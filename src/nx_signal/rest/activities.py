@@ -4,25 +4,38 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
 from quart import Blueprint
 
-from nx_signal.activities.message import ActivityMessage, event_type_of, split, unknown_type
+from nx_signal.activities.envelope import BYTE_ORDER_MARK
+from nx_signal.activities.message import (
+    ActivityMessage,
+    CorrectionMessage,
+    Source,
+    event_type_of,
+    split,
+    unknown_type,
+)
 from nx_signal.activities.preview import MAX_SHOWN, LocaleFrom, Preview, Previewed
+from nx_signal.activities.repair import repaired
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Priority, Rule, Scope
+from nx_signal.model import Json, Priority, Rule, Scope
+from nx_signal.model.json import JsonDecoder
 from nx_signal.model.timestamps import format_timestamp
-from nx_signal.model.wire import Count, Time
+from nx_signal.model.wire import Count, Time, encode_json
 from nx_signal.ports import Journal
 from nx_signal.rest.access import Authorizer
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.route import Call, Example, route
+from nx_signal.rest.shapes import NO_NUL, PlainText
 
 MAX_MESSAGES = 1000
 """Of one POST: as many as one transaction of the journal takes."""
 
 MAX_NAMED = 10
 """Unknown event types in one refusal: each is compared with all that are known."""
+
+EVENT_PATH = {"event_id": PlainText}
 
 ACTIVITY = {
     "eventType": "PAYMENT_SUCCESS",
@@ -55,6 +68,27 @@ class AcceptedActivities(Struct):
     """In the order of the messages; an eventId that was left out was generated."""
 
     accepted: list[AcceptedActivity]
+
+
+class CorrectedActivity(Struct, rename="camel"):
+    """What is right: `data` takes the place of the activity's, whole. `occurredAt`: since when, else since it
+    is handled; the newest counts. `eventSource`: of the activity."""
+
+    data: dict[str, Json]
+    event_source: Source | None = None
+    occurred_at: str | None = None
+
+
+class RetractParameters(Struct, rename="camel"):
+    """`eventSource`: of the activity."""
+
+    event_source: Annotated[Source, Meta(pattern=NO_NUL)] | UnsetType = UNSET
+
+
+class AcceptedCorrection(Struct, rename="camel"):
+    """It is durable, and takes effect soon, before or after the activity itself."""
+
+    event_id: str
 
 
 class PreviewedRecipient(Struct, rename="camel"):
@@ -143,14 +177,15 @@ def activity_routes(
         permission="Activity.publish",
         query=PublishParameters,
         problems=(422,),
-        body=ActivityMessage | list[ActivityMessage],
+        body=(ActivityMessage, CorrectionMessage, list[ActivityMessage], list[CorrectionMessage]),
         raw_body=True,
         answers={202: AcceptedActivities},
         example=Example(body=ACTIVITY, answer={"accepted": [{"eventId": "payment-42"}]}),
     )
     async def publish(call: Call[PublishParameters, bytes]) -> AcceptedActivities:
-        """One message or a list of at most 1,000, all or none. They are durable before they are accepted;
-        repeating them with the same `eventId` makes no second notification."""
+        """One message or a list of at most 1,000, activities and corrections of such, all or none. They are
+        durable before they are accepted; repeating them with the same `eventId` makes no second
+        notification."""
         messages = split(call.body, event_types, notification_bytes)
         if len(messages) > MAX_MESSAGES:
             raise Problem(413, f"At most {MAX_MESSAGES} messages at once; these are {len(messages)}.")
@@ -172,6 +207,54 @@ def activity_routes(
         type = event_type_of(message)
         return None if event_types is None or type in event_types else type
 
+    async def append(message: bytes) -> AcceptedCorrection:
+        (accepted,) = split(message, event_types, notification_bytes)
+        await journal.append([accepted])
+        return AcceptedCorrection(accepted[0])
+
+    @routes.put("/activities/<path:event_id>")
+    @route(
+        authorizer,
+        "Correct an activity",
+        permission="Activity.publish",
+        path=EVENT_PATH,
+        problems=(422,),
+        body=CorrectedActivity,
+        raw_body=True,
+        answers={202: AcceptedCorrection},
+        example=Example(
+            path={"eventId": "payment-42"},
+            body={
+                "data": {"payment": {"subject": "Order 42", "amount": 1350000, "currency": "VND"}},
+                "occurredAt": "2026-01-01T10:05:00Z",
+            },
+            answer={"eventId": "payment-42"},
+        ),
+    )
+    async def correct(call: Call[None, bytes], event_id: str) -> AcceptedCorrection:
+        """Each of its notifications is rendered anew in its reader's language and stays as read as it is;
+        clients get `observation/signal/notification/updated`. An activity that comes later is made with this
+        data at once. One that was retracted stays so."""
+        return await append(_update_of(event_id, call.body))
+
+    @routes.delete("/activities/<path:event_id>")
+    @route(
+        authorizer,
+        "Retract an activity",
+        permission="Activity.publish",
+        path=EVENT_PATH,
+        query=RetractParameters,
+        problems=(422,),
+        answers={202: AcceptedCorrection},
+        example=Example(path={"eventId": "payment-42"}, answer={"eventId": "payment-42"}),
+    )
+    async def retract(call: Call[RetractParameters, None], event_id: str) -> AcceptedCorrection:
+        """Its notifications are removed, for good; an activity with this identity that comes later makes
+        none."""
+        source = call.query.event_source
+        given = {} if source is UNSET else {"eventSource": source}
+        return await append(encode_json({**given, "action": "retract", "eventId": event_id}))
+
     @routes.post("/activities/preview")
     @route(
         authorizer,
@@ -192,6 +275,22 @@ def activity_routes(
             raise Problem(422, str(error), "invalid_message") from None
 
     return routes
+
+
+_fields = JsonDecoder[dict[str, Raw]](dict[str, Raw])
+
+
+def _update_of(event_id: str, body: bytes) -> bytes:
+    """The body as it was sent, with what the address states: of two equal fields the last counts. Raises
+    Problem."""
+    try:
+        given = _fields.decode(repaired(body)[0].removeprefix(BYTE_ORDER_MARK))
+    except DecodeError:
+        raise Problem(400, "The body is not a JSON object.", "invalid_json") from None
+    if bytes(given.get("data", b"null")) == b"null":
+        raise Problem(400, "data is missing.", "invalid_parameter")
+    named = encode_json({"action": "update", "eventId": event_id})
+    return body.rstrip(b" \t\r\n").removesuffix(b"}") + b"," + named[1:]
 
 
 def _previewed(found: Previewed) -> ActivityPreview:

@@ -162,14 +162,7 @@ def notification_routes(authorizer: Authorizer, inbox: Inbox, renderer: Renderer
     def tag(head: InboxSummary) -> str:
         """Changes with the inbox, also where a restored store gives a revision out again. The page's own
         head goes in, so that a body never gets a newer tag."""
-        of = (
-            __version__,
-            renderer.time_zone,
-            head.recipient_id,
-            head.history,
-            head.seen_rev,
-            request.full_path,
-        )
+        of = (__version__, renderer.time_zone, head.recipient_id, head.history, request.full_path)
         return f"{head.rev}-{hashlib.sha256(msgspec.json.encode(of)).hexdigest()[:16]}"
 
     async def _unchanged(user_id: str) -> Response | None:

@@ -92,8 +92,14 @@ def _types_of(each: Route) -> Iterator[Any]:
     yield from each.path.values()
     if each.query is not None:
         yield each.query
-    if each.body is not None:
-        yield each.body
+    yield from _bodies(each)
+
+
+def _bodies(each: Route) -> tuple[Any, ...]:
+    """The types that the body may be of."""
+    if each.body is None:
+        return ()
+    return each.body if isinstance(each.body, tuple) else (each.body,)
 
 
 def _operation(
@@ -116,7 +122,9 @@ def _operation(
     if parameters:
         operation["parameters"] = parameters
     if each.body is not None:
-        content = {"schema": schema_of[id(each.body)]} | _example(each.example.body)
+        schemas = [schema_of[id(kind)] for kind in _bodies(each)]
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        content = {"schema": schema} | _example(each.example.body)
         operation["requestBody"] = {"required": each.body_required, "content": {JSON: content}}
     return operation
 

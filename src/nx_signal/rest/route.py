@@ -126,7 +126,7 @@ def route(
     `path` gives the path's parameters types, as the handler calls them; those it leaves out are any text.
     Without `permission` any valid token will do, with `ticket` also a ticket for that purpose; a PUBLIC route
     takes none. With `raw_body` the handler gets bytes and validates them itself, by the type that `body`
-    names. A handler that returns a Response has answered itself."""
+    names, or by one of several. A handler that returns a Response has answered itself."""
     query_type, path_types, status = query, path or {}, next(iter(answers))
     decoder = None if body is None or raw_body else JsonDecoder[Any](body)
 

@@ -108,9 +108,9 @@ class InboxStore:
     async def mark_all_seen(
         self, recipient_id: str, up_to_rev: int | None, origin: str | None, history: str | None = None
     ) -> tuple[int, InboxSummary, Change | None]:
-        """Count the rows up to a revision (the head's where None or larger) as seen: (how many unread ones
-        became so, the head after, the change). Touches no row, whatever their number. No change where none
-        became seen. Raises HistoryLost as `mark_all_read` does."""
+        """Count the rows up to a revision (the head's where None or larger) as seen, archived ones too: (how
+        many unread ones of the inbox became so, the head after, the change). Touches no row, whatever their
+        number. No change where none became seen. Raises HistoryLost as `mark_all_read` does."""
         if not storable(recipient_id):
             return 0, InboxSummary(recipient_id, 0, 0, 0), None
         before, head, change = await self._driver.write(

@@ -73,7 +73,7 @@ async def states(tx: Tx, head: InboxSummary, where: InboxFilter, limit: int) -> 
 
 
 async def count_unseen(tx: Tx, head: InboxSummary, where: InboxFilter) -> int:
-    """How many rows of the inbox that match are not seen."""
+    """How many rows that match are not seen. The head is locked."""
     query = _Query(tx.dialect, head.recipient_id)
     unseen = InboxFilter.of(Condition("rev", "gt", head.seen_rev), *where.conditions, is_read=False)
     rows = f"{_rows(where)} AND n.seen_at IS NULL{query.conditions(unseen)}"

@@ -127,18 +127,22 @@ async def mark_portion(tx: Tx, covers: MarkAll) -> MarkedPortion | None:
 async def mark_all_seen(
     tx: Tx, recipient_id: str, up_to_rev: int | None, history: str | None, origin: str | None
 ) -> tuple[InboxSummary, InboxSummary, Change | None]:
-    """(the head before, the head after, the change). No row is touched; no change where `unseen` stays."""
+    """(the head before, the head after, the change). No row is touched; no change where none became seen,
+    archived ones included."""
     before = await lock(tx, recipient_id)
     await require_held(tx, before, up_to_rev, history)
     seen_rev = before.rev if up_to_rev is None else min(up_to_rev, before.rev)
     if seen_rev <= before.seen_rev:
         return before, before, None
+    head = replace(before, seen_rev=seen_rev)
     unseen = 0
     if seen_rev < before.rev and before.unseen:
-        unseen = await listing.count_unseen(tx, replace(before, seen_rev=seen_rev), InboxFilter())
+        unseen = await listing.count_unseen(tx, head, InboxFilter())
+    archived = InboxFilter.of(Condition("rev", "lte", seen_rev), archived=True)
+    nothing = unseen == before.unseen and not await listing.count_unseen(tx, before, archived)
+    # Also where nothing changes: the next one then does not look at these rows again.
     await tx.run("set_seen", recipient_id=recipient_id, seen_rev=seen_rev, unseen=unseen)
-    head = replace(before, seen_rev=seen_rev)
-    if unseen == before.unseen:
+    if nothing:
         return before, head, None
     counts = (before.unread, before.total, unseen)
     step = (recipient_id, before.rev + 1, *counts, new_history(), before.history)

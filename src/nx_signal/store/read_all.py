@@ -59,6 +59,7 @@ async def mark_all(tx: Tx, covers: ReadAll) -> Marked | None:
     if len(rows) == PORTION:
         rest = await _count_rest(tx, before, marked, covered, up_to_rev)
         if rest:
+            unseen -= await _count_unseen_rest(tx, before, rest, covered)
             await tx.run(
                 "add_unapplied",
                 recipient_id=before.recipient_id,
@@ -68,7 +69,6 @@ async def mark_all(tx: Tx, covers: ReadAll) -> Marked | None:
                 read_at=read_at,
                 **of,
             )
-            unseen -= await _count_unseen_rest(tx, before, rest, covered)
         marked += rest
     change = Read(
         before.recipient_id,
