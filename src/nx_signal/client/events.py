@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlencode
 
 import h11
@@ -128,13 +129,24 @@ class Events:
 
 @asynccontextmanager
 async def open_events(
-    url: str, token: str, *, last_event_id: str | None = None, rooms: Sequence[str] = ()
+    url: str,
+    token: str,
+    *,
+    scheme: Literal["Bearer", "Ticket"] = "Bearer",
+    last_event_id: str | None = None,
+    rooms: Sequence[str] = (),
 ) -> AsyncIterator[Events]:
-    """`url`: http://host:port, and a path before `/events` where there is one. `last_event_id`: what came
-    after it is first. Raises RestRefused, RestUnavailable, SettingsError."""
-    query = "?" + urlencode({"rooms": ",".join(rooms)}) if rooms else ""
-    secure, host, port, target = split_url(f"{url.replace('http', 'ws', 1)}/events{query}")
-    headers = [("Authorization", f"Bearer {token}"), ("Accept", "text/event-stream")]
+    """`url`: http://host:port, and a path before `/events` where there is one. `scheme` `Ticket`: `token` is
+    a ticket. `last_event_id`: what came after it is first. Raises RestRefused, RestUnavailable,
+    SettingsError."""
+    headers, query = [("Accept", "text/event-stream")], {}
+    if rooms:
+        query["rooms"] = ",".join(rooms)
+    if scheme == "Ticket":
+        query["ticket"] = token
+    else:
+        headers.append(("Authorization", f"Bearer {token}"))
+    secure, host, port, target = split_url(f"{url.replace('http', 'ws', 1)}/events?{urlencode(query)}")
     if last_event_id is not None:
         headers.append(("Last-Event-ID", last_event_id))
     try:

@@ -36,7 +36,7 @@ data: {"rev":8,"history":"132452764876836864","unread":3,"unseen":2,"total":5,"r
 
 id: 9.9f86d081884c7d65
 event: observation/signal/notification/deleted
-data: {"ids":["132452764876836863"],"rev":9,"unread":2,"unseen":1,"history":"9f86d081884c7d65"}
+data: {"ids":["132452764876836863"],"rev":9,"unread":2,"unseen":1,"total":4,"history":"9f86d081884c7d65"}
 """
 
 
