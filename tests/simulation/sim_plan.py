@@ -8,11 +8,14 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, TypeAlias
 
 from nx_signal.model import Member, Organizer, Roster
+from nx_signal.model.timestamps import format_timestamp
 
+EPOCH = datetime(2026, 11, 21, tzinfo=UTC)
 INSTANCES = 3
 PARTITIONS = 4
 DEVICES = 100
@@ -127,7 +130,8 @@ class Action:
             to = message.get("merchantId") or ",".join(message.get("recipientIds", ()))
             arguments |= {"type": message["eventType"], "scope": message["recipientScope"], "to": to}
             arguments |= {"organizer": message["organizerId"], "actor": message["actorId"]}
-            arguments |= {"eventId": message.get("eventId")}
+            arguments |= {"eventId": message.get("eventId"), "key": message.get("collapseKey")}
+            arguments |= {"expiresAt": message.get("expiresAt")}
         listed = " ".join(f"{k}={v}" for k, v in arguments.items() if v not in (None, ""))
         return f"{self.at_s:9.3f}  {self.name:<10} {listed}"
 
@@ -170,6 +174,7 @@ class _Author:
         self.corrections = random.Random(f"{seed}/corrections")
         self.correctable: dict[str, float] = {}
         """event → when it is published"""
+        self.kept = random.Random(f"{seed}/kept")
         # A removal whose announcement is lost is found by the sweep alone.
         self.retention_days = self.more.choice([0, 1, 1, 2]) if self.sweep_s != NEVER_S else 0
 
@@ -284,6 +289,7 @@ class _Author:
             (self.newer if self.seed >= RESTORING_FROM else other)(start_s, length_s, hot)
 
         self.mark(start_s, length_s, hot)
+        self.keep(start_s, length_s, hot)
 
     def correct(self) -> None:
         """Corrections and retractions before, beside and after their activities, in whatever order."""
@@ -316,6 +322,34 @@ class _Author:
             self.add(at_s, name, **args)
             if rng.random() < 0.2:  # another device
                 self.add(at_s, name, **(args | {"instance": rng.randrange(INSTANCES)}))
+
+    def keep(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        """What producers state about how a notification is kept; its random numbers are `kept`."""
+        rng = self.kept
+        for n in range(rng.randint(0, 4)):
+            at_s = start_s + rng.uniform(0, length_s)
+            message = _SOUND | {"recipientIds": rng.choices(hot, k=2), "actorId": hot[0]}
+            message |= {"organizerId": rng.choice(["o1", "o1", "o2"]), "data": {"payment": {"amount": n}}}
+            message["occurredAt"] = _at(at_s + rng.choice([0, 0, rng.uniform(-2, 2), -60]))
+            if rng.random() < 0.8:
+                message["collapseKey"] = rng.choice("kkl")
+            # A removal whose announcement is lost is found by the sweep alone.
+            later_s = [0.01, 5, 60, 900] if self.sweep_s != NEVER_S else []
+            if rng.random() < 0.4:
+                message["expiresAt"] = _at(at_s + rng.choice([-5_000, *later_s]))
+            if rng.random() < 0.3:
+                message["priority"] = "high"
+            event, identity = f"k{len(self.actions)}.{n}", rng.choice(["eventId", "ce_id", "position"])
+            if identity == "eventId":
+                message["eventId"] = event
+            for _ in range(1 if identity == "position" else rng.choice([1, 1, 2, 3])):
+                header = event if identity == "ce_id" else None
+                partition = rng.randrange(PARTITIONS)
+                self.add(at_s, "publish", partition=partition, ce_id=header, message=message)
+                at_s += rng.choice([0, rng.uniform(0, 1), rng.uniform(0, 60)])
+        if rng.random() < 0.3:
+            at_s = start_s + rng.uniform(0, length_s + 10)
+            self.add(at_s, "maintain", instance=rng.randrange(INSTANCES), what="remove_expired")
 
     def inquire(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
         """Pushes to members' rooms, and devices that join them, allowed or not."""
@@ -627,6 +661,11 @@ class _Author:
 
     def clock(self, at_s: float, lasts_s: float, moment: Callable[[], float]) -> None:
         self.add(at_s, "clock", step_s=self.rng.choice([-3_600, -5, -0.01, 3, 600]))
+
+
+def _at(moment_s: float) -> str:
+    """On a clock that nobody sets."""
+    return format_timestamp(EPOCH + timedelta(seconds=moment_s))
 
 
 _SOUND: dict[str, Any] = {
