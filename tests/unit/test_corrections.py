@@ -20,6 +20,7 @@ from nx_signal.model import Created, Deleted, KeptCorrection, Member, Roster, Up
 from nx_signal.model.changes import to_log
 from nx_signal.model.wire import encode_change
 from nx_signal.rest.explain import explained
+from nx_signal.store.corrections import MAX_KEPT
 from pipeline_kit import REGISTRY, RENDERER, Line, message, now, record, running
 
 LARGE = 5_000
@@ -246,6 +247,19 @@ async def test_corrections_that_are_delivered_again_change_nothing(autojump_cloc
         await line.process(original(), update(1), update(2))
         assert line.announced == [] and await line.database.corrections.of("e1") == kept
         assert (await line.inbox("ann"))[0].data == {"payment": {"amount": 2}}
+
+
+async def test_one_that_is_delivered_again_changes_nothing_also_where_many_came_since(
+    autojump_clock: MockClock,
+) -> None:
+    """Of one activity a bounded number is kept: the first ones are not known any more."""
+    async with running() as line:
+        await line.process(original(), *(update(n) for n in range(MAX_KEPT + 10)))
+        kept = await line.database.corrections.of("e1")
+        line.announced.clear()
+        await line.process(original(), *(update(n) for n in range(MAX_KEPT + 10)))
+        assert line.announced == [] and await line.database.corrections.of("e1") == kept
+        assert (await line.inbox("ann"))[0].data == {"payment": {"amount": MAX_KEPT + 9}}
 
 
 async def test_a_correction_makes_no_conflict_of_an_activity_that_comes_again(
