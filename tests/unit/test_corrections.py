@@ -10,18 +10,16 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nx_signal.activities.explain import Explain
 from nx_signal.activities.preview import Preview
 from nx_signal.activities.replay import Replay
 from nx_signal.cli.explain import _lines
-from nx_signal.delivery.sessions import LiveSessions
 from nx_signal.errors import MessageRejected, StatementFailed
 from nx_signal.model import Created, Deleted, KeptCorrection, Member, Roster, Updated
 from nx_signal.model.changes import to_log
 from nx_signal.model.wire import encode_change
 from nx_signal.rest.explain import explained
 from nx_signal.store.corrections import MAX_KEPT
-from pipeline_kit import REGISTRY, RENDERER, Line, message, now, record, running
+from pipeline_kit import REGISTRY, RENDERER, Line, explain_of, message, now, record, running
 
 LARGE = 5_000
 
@@ -573,16 +571,6 @@ async def test_a_correction_has_no_preview(autojump_clock: MockClock) -> None:
 
 
 # --- explain ---
-
-
-async def _nobody(user_ids: Any) -> LiveSessions:
-    await trio.lowlevel.checkpoint()
-    return LiveSessions((), ())
-
-
-def explain_of(line: Line) -> Explain:
-    database = line.database
-    return Explain(database.inbox, database.traces, database.corrections, database.directory, _nobody)
 
 
 async def test_explain_shows_the_corrections_of_an_activity(autojump_clock: MockClock) -> None:
