@@ -56,18 +56,17 @@ class Reader:
         self.connection = connection
         self.parser = EventParser(place)
         self.head = b""
-        self.ended = False
+        self.last_event_id = place
+        """of the last event that was received"""
         self._waiting: list[Event] = []
-
-    @property
-    def last_event_id(self) -> str | None:
-        return self.parser.last_event_id
 
     async def receive(self) -> Event:
         """Raises EndOfChannel at the end."""
         while not self._waiting:
             await self._read()
-        return self._waiting.pop(0)
+        event = self._waiting.pop(0)
+        self.last_event_id = event.id
+        return event
 
     async def until(self, *topics: str) -> Event:
         """The next event of one of these."""
@@ -91,7 +90,6 @@ class Reader:
     async def _read(self) -> None:
         received = bytes(await self.stream.receive_some(65_536))
         if not received:
-            self.ended = True
             raise trio.EndOfChannel
         if not self.head:
             self.head, _, received = received.partition(b"\r\n\r\n")

@@ -125,6 +125,16 @@ class Instance:
         return self.process.wait(PATIENCE_S)
 
 
+def events_status(instance: Instance, ticket: str) -> int:
+    """Of `/events` with a ticket; its first event is there where that is 200."""
+    with httpx.stream(
+        "GET", f"{instance.url}/events", params={"ticket": ticket}, timeout=PATIENCE_S
+    ) as answer:
+        if answer.status_code == 200:
+            assert "event: connected" in answer.iter_lines()
+        return answer.status_code
+
+
 def command(environment: Mapping[str, str], *arguments: str, input: str = "") -> str:
     """What `nx-signal` prints; it has to succeed."""
     done = subprocess.run(

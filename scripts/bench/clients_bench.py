@@ -1,7 +1,7 @@
 """What connected clients cost one `nx-signal serve` on the embedded default.
 
 - memory: resident memory of the server per idle authenticated client that has sent one heartbeat, at 1,000
-  and 5,000;
+  and 5,000; and per idle client of Server-Sent Events;
 - return: the server is killed and started again; time from its open port until all clients have completed
   the handshake again (each retries every 50 ms, as after a deployment);
 - stall: latency of a broadcast to 200 reading clients, while 50 more read it too and while 50 more read
@@ -19,13 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TypeAlias
 
 import httpx
 import machine
 import trio
 
+from nx_signal.client.events import open_events
 from nx_signal.client.stream import HandshakeRefused, Stream, StreamUnavailable, open_stream
 from nx_signal.identity.issuer import open_issuer
 from nx_signal.model.timestamps import now
@@ -34,6 +37,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
 from services import free_port  # noqa: E402 - the tests' services, from above
 
+Opened: TypeAlias = Callable[["Server", int, AsyncExitStack, int], Awaitable[object]]
 SERVE = [sys.executable, "-m", "nx_signal", "serve"]
 CLIENTS = "/v1/api/signal/socket/websocket/clients"
 AT_ONCE = 50
@@ -102,16 +106,24 @@ async def open_many(server: Server, count: int, stack: AsyncExitStack, first: in
     return streams
 
 
-async def memory(server: Server, counts: list[int]) -> None:
+async def open_many_events(server: Server, count: int, stack: AsyncExitStack, first: int = 0) -> None:
+    """Clients of Server-Sent Events, each once it has its `connected`."""
+    for number in range(first, first + count):
+        await (
+            await stack.enter_async_context(open_events(server.rest, server.token(f"user{number}")))
+        ).receive()
+
+
+async def memory(server: Server, counts: list[int], opened: Opened, what: str) -> None:
     for count in counts:
         server.start()
         try:
             async with AsyncExitStack() as stack:
-                await open_many(server, 20, stack, first=1_000_000)  # what the first handshakes load
+                await opened(server, 20, stack, 1_000_000)  # what the first handshakes load
                 before_kb = server.rss_kb()
-                await open_many(server, count, stack)
+                await opened(server, count, stack, 0)
                 await trio.sleep(1)
-                print(f"memory: {(server.rss_kb() - before_kb) / count:5.1f} KB a client at {count:,}")
+                print(f"memory: {(server.rss_kb() - before_kb) / count:5.1f} KB a {what} at {count:,}")
                 server.kill()
         finally:
             server.kill()
@@ -215,7 +227,8 @@ async def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as directory:
         server = Server(Path(directory))
         others = machine.Others([os.getpid()])
-        await memory(server, options.idle)
+        await memory(server, options.idle, open_many, "client")
+        await memory(server, options.idle, open_many_events, "client of events")
         await come_back(server, options.returning)
         await stall(server)
         print(f"other programs took {others.cores():.2f} of {machine.CORES} cores")

@@ -16,14 +16,14 @@ import trio
 
 from nx_signal.client.stream import HandshakeRefused, open_stream
 from services import GUARD, free_port
-from serving import COMMAND, PATIENCE_S, Instance, command
+from serving import COMMAND, PATIENCE_S, Instance, command, events_status
 
 AT_ONCE = {"APP_ENV_LAME_DUCK_S": "0"}
 FAULTY = """
 import sys
 from nx_signal.rest.access import Authorizer
 
-async def fail(self, permission):
+async def fail(self, *_):
     from quart import request
     token = request.headers["Authorization"]
     claims = {"token": token}
@@ -110,8 +110,10 @@ def test_a_process_with_an_open_umask_leaves_nothing_to_other_users(tmp_path: Pa
         assert instance.signal(signal.SIGTERM) == 0
 
 
-async def _use(instance: Instance, ticket: str) -> None:
-    """Present the ticket wherever a client may, rightly or wrongly."""
+async def _use(instance: Instance, ticket: str, for_events: str) -> None:
+    """Present the tickets wherever a client may, rightly or wrongly."""
+    for status in (200, 401):
+        assert await trio.to_thread.run_sync(events_status, instance, for_events) == status
     async with open_stream(instance.stream_url, ticket, scheme="Ticket", version=1):
         pass
     for version in (1, 2):
@@ -153,13 +155,16 @@ def test_a_ticket_is_in_no_log_and_in_no_file(tmp_path: Path, format: str) -> No
         instance.wait_ready()
         token = command(environment, "token", "--user", "u1", "--role", "signal-operator")
         with httpx.Client(base_url=instance.url, headers={"Authorization": f"Bearer {token}"}) as http:
-            ticket = http.post("/v1/api/signal/tickets", json={"purpose": "stream"}).json()["ticket"]
-            trio.run(_use, instance, ticket)
+            tickets = [
+                http.post("/v1/api/signal/tickets", json={"purpose": purpose}).json()["ticket"]
+                for purpose in ("stream", "events")
+            ]
+            trio.run(_use, instance, *tickets)
             clients = http.get("/v1/api/signal/socket/websocket/clients").text
         kept = b"".join(path.read_bytes() for path in folder.iterdir())
     finally:
         assert instance.signal(signal.SIGTERM) == 0
     assert "http_request" in log.read_text() and "ticket_refused" in log.read_text()
-    for secret in (ticket, ticket[:24]):
+    for secret in (*tickets, *(ticket[:24] for ticket in tickets)):
         assert secret not in clients and secret not in log.read_text()
         assert secret.encode() not in kept

@@ -149,3 +149,42 @@ async def test_one_id_of_two_sources_is_two_notifications_and_each_is_explained(
     ]
     assert (orders["rows"], payments["rows"], unclear["status"]) == (1, 1, 400)
     assert "other content came at" in orders["trace"]["reason"] and payments["trace"]["reason"] is None
+
+
+async def test_corrections_in_another_partition_count_whether_they_come_before_their_activity_or_after(
+    shop: Shop,
+) -> None:
+    async def correct(action: str, event_id: str, amount: int | None = None) -> None:
+        data = {} if amount is None else {"data": {"payment": {"amount": amount}}}
+        value = json.dumps({"action": action, "eventId": event_id, **data}).encode()
+        await produce(shop.kafka, shop.topic, [{"value": value, "partition": 1}])
+
+    async def until(amounts: list[int]) -> None:
+        with trio.fail_after(PATIENCE_S):
+            while await shop.amounts(0) != amounts:
+                await trio.sleep(0.1)
+
+    async def until_kept(event_id: str) -> None:
+        with trio.fail_after(PATIENCE_S):
+            path = f"/v1/api/signal/activities/{event_id}/explain"
+            while not (await shop.get(path, "Activity.explain")).get("corrections"):
+                await trio.sleep(0.1)
+
+    await shop.admin.add_partitions(shop.topic, 2)
+    await correct("update", "e1", 10)
+    await correct("retract", "e2")
+    await until_kept("e2")
+    send = [payment(n, eventId=f"e{n}") for n in (1, 2, 3)]
+    await produce(
+        shop.kafka, shop.topic, [{"value": json.dumps(each).encode(), "partition": 0} for each in send]
+    )
+    await until([10, 3])
+    await correct("update", "e3", 30)
+    await until([10, 30])
+    await correct("retract", "e1")
+    await until([30])
+    await correct("update", "e1", 11)
+    await until_kept("e1")
+    page = await shop.get("/v1/api/signal/notifications?limit=100")
+    assert [each["data"]["payment"]["amount"] for each in page["data"]] == [30]
+    shop.stop()

@@ -17,8 +17,10 @@ import pytest
 import trio
 
 from debian import NoDebian, debian
+from nx_signal.client.events import open_events
 from nx_signal.client.rest import open_rest
 from nx_signal.client.stream import open_stream
+from nx_signal.delivery.topics import CONNECTED
 from nx_signal.model.wire import CREATED
 from nx_signal.server.http import KEEP_ALIVE_S
 from nx_signal.websocket.protocol import HEARTBEAT_TIMEOUT_S
@@ -157,6 +159,43 @@ async def test_a_push_arrives_and_a_quiet_connection_outlives_the_proxys_timeout
         with trio.fail_after(PATIENCE_S):
             while (await stream.receive()).event != CREATED:
                 pass
+
+
+async def test_server_sent_events_arrive_at_once_and_outlive_the_proxys_timeouts(
+    site: Site,
+) -> None:
+    """nginx cuts off after 2 s here, and the server's comments come after 15 s: the client resumes."""
+    writer, reader, last = site.token("w", "--permission", "Activity.publish"), site.token("ann"), None
+    for n in range(2):
+        async with (
+            open_events(site.url, reader, last_event_id=last) as events,
+            open_rest(site.url, writer) as rest,
+        ):
+            assert (await events.receive()).event == CONNECTED
+            message, _ = activity(4)
+            await rest.publish([message | {"eventId": f"e{n}"}])
+            with trio.fail_after(1.5):
+                while (event := await events.receive()).event != CREATED:
+                    pass
+            assert (event.data["activityId"], event.data["rev"]) == (f"e{n}", n + 1)
+            last = event.id
+
+
+def test_server_sent_events_of_another_machine_need_tls_at_the_proxy(site: Site) -> None:
+    token = site.token("ann")
+    headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": "203.0.113.9"}
+    answer = httpx.get(f"{site.instance.url}/events", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "plaintext_refused")
+
+
+async def test_a_long_poll_passes_a_proxy(site: Site) -> None:
+    writer = site.token("w", "--permission", "Activity.publish")
+    async with open_rest(site.url, site.token("ann")) as rest, open_rest(site.url, writer) as other:
+        assert (await rest.changes(0, wait_s=1)).changes == []
+        async with trio.open_nursery() as nursery:
+            message, _ = activity(4)
+            nursery.start_soon(other.publish, [message])
+            assert [change.data["rev"] for change in (await rest.changes(0, wait_s=1)).changes] in ([], [1])
 
 
 @pytest.mark.parametrize("proxy", ["nginx", "caddy"])

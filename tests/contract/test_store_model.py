@@ -15,6 +15,7 @@ from contract.store_suite import Clock, OpenDatabase, a_draft, row_of, unique
 from nx_signal.model import (
     Change,
     ChangesSince,
+    Correction,
     Created,
     Deleted,
     InboxFilter,
@@ -24,7 +25,7 @@ from nx_signal.model import (
     Read,
     Updated,
 )
-from nx_signal.store import Database, read_all
+from nx_signal.store import Content, Database, read_all
 from nx_signal.store.marks import MarkAll, MarkOfAll
 from nx_signal.store.snowflake import timestamp_of
 
@@ -64,6 +65,9 @@ step = st.one_of(
         st.sampled_from(("unread", "archive", "unarchive")),
         st.none() | pick,
         st.booleans(),
+    ),
+    st.tuples(
+        st.just("correct"), st.integers(0, 12), st.sampled_from(("1", "2", "2", None)), st.integers(0, 3)
     ),
     st.tuples(
         st.just("insert_kept"),
@@ -159,7 +163,7 @@ def told(change: Change) -> tuple[Any, ...]:
         detail = change.ids
     elif isinstance(change, Updated):
         what = (change.only_read, change.is_read, change.seen, change.archived)
-        detail = (change.ids, change.up_to_rev, what, change.at, change.origin)
+        detail = (change.ids, change.up_to_rev, what, change.at, change.origin, change.content)
     else:
         assert isinstance(change, Read)
         detail = (change.ids, change.up_to_rev, change.type, change.subject, change.read_at, change.origin)
@@ -174,10 +178,14 @@ class Run:
         self.models = [Model(unique("user")) for _ in range(3)]
         self.users = [model.user for model in self.models]
         self.activities: set[tuple[int, int]] = set()
+        self.prefix = unique("activity")
+        self.corrections: dict[int, list[tuple[bool, datetime, int]]] = {}
 
     async def insert(self, wanted: list[tuple[int, int, str, str | None]]) -> None:
         drafts = [
-            a_draft(self.models[who].user, activity_id=f"activity-{activity}", type=type, subject=subject)
+            a_draft(
+                self.models[who].user, activity_id=f"{self.prefix}-{activity}", type=type, subject=subject
+            )
             for who, activity, type, subject in wanted
         ]
         changes = list(await self.inbox.insert(drafts))
@@ -196,7 +204,7 @@ class Run:
             drafts.append(
                 a_draft(
                     self.models[who].user,
-                    activity_id=f"activity-{activity}",
+                    activity_id=f"{self.prefix}-{activity}",
                     type=type,
                     collapse_key=key,
                     occurred_at=occurred_at,
@@ -258,6 +266,7 @@ class Run:
             "is_seen": False,
             "archived_at": None,
             "deleted": False,
+            "content": row.content,
             **({"collapse_key": None, "occurred_at": None, "expires_at": None} | kept),
         }
         model.write(Created, (row.id, replaces))
@@ -368,7 +377,7 @@ class Run:
             row["is_seen"] = True
         model.seen_rev = max(model.seen_rev, bound)
         if becoming:
-            model.write(Updated, (None, bound, (None, None, True, None), self.clock(), "origin"))
+            model.write(Updated, (None, bound, (None, None, True, None), self.clock(), "origin", None))
             model.confirm(change)
         else:
             assert change is None
@@ -395,6 +404,44 @@ class Run:
             assert (portion.updated, portion.head) == (len(rows), model.head())
             rest = portion.rest
             assert (rest is not None) == more
+
+    async def correct(self, activity: int, text: str | None, ago_ms: int) -> None:
+        """Without a text a retraction. What stands is the retraction, else the newest, else the last."""
+        kept, corrections = self.corrections.setdefault(activity, []), self.database.corrections
+        kept.append((text is None, self.clock() - timedelta(milliseconds=ago_ms), len(kept)))
+        given = Correction(
+            f"{self.prefix}-{activity}",
+            "retract" if text is None else "update",
+            {"text": text},
+            kept[-1][1],
+            f"t/0/{len(kept)}",
+            "digest",
+        )
+        own, standing = await corrections.add(given)
+        assert (own == standing) == (max(kept) == kept[-1])
+        rows = await corrections.rows(given.activity_id, "", 100)
+        reached = {
+            model.user: (model, id)
+            for who, model in enumerate(self.models)
+            for id, row in model.rows.items()
+            if row["activity"] == (who, activity) and not row["deleted"]
+        }
+        assert [row.recipient_id for row in rows] == sorted(reached)
+        if own != standing:
+            return
+        content = Content(text or "", text or "", None)
+        for change in await corrections.apply(own, rows, [content] * len(rows)) or ():
+            model, id = reached.pop(change.recipient_id)
+            row = model.rows[id]
+            assert row["content"] != text
+            if text is None:
+                row["deleted"] = True
+                model.write(Deleted, (id,))
+            else:
+                row.update(content=text, changed_rev=len(model.log) + 1)
+                model.write(Updated, ((id,), None, (None,) * 4, self.clock(), None, text))
+            model.confirm(change)
+        assert all(model.rows[id]["content"] == text for model, id in reached.values())
 
     async def settle(self, limit: int) -> None:
         """A portion of what read-alls left to be written; nobody sees a difference."""
@@ -466,7 +513,7 @@ def logged(
         "archive": (only_read, None, None, True),
         "unarchive": (only_read, None, None, False),
     }[mark]
-    return Updated, (ids, up_to, what, now, "origin")
+    return Updated, (ids, up_to, what, now, "origin", None)
 
 
 def agrees(row: Notification, wanted: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -469,3 +469,104 @@ async def test_a_request_that_does_not_fit_into_memory_is_answered_and_logged_wi
             answer = await until(stream, b"}")
         assert answer.startswith(b"HTTP/1.1 503 ") and b"out of memory" in answer
         assert [(entry["event"], "exc_info" in entry) for entry in logs] == [("http_out_of_memory", False)]
+
+
+# --- a connection that is handed over ---
+
+
+class FakeTaker:
+    def __init__(self) -> None:
+        self.answer = b""
+        self.abandoned = 0
+
+    async def serve(self, stream: trio.SocketStream, answer: bytes, visit: Visit) -> None:
+        self.answer = answer
+        await stream.send_all(answer + b"taken")
+        await stream.aclose()
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+
+def taking(app: QuartTrio, status: int = 200) -> FakeTaker:
+    """`/taken` hands its connection over, and answers with this status."""
+    taker = FakeTaker()
+
+    @app.get("/taken")
+    async def taken() -> Response:
+        cast("Any", request.scope)["hand_over"](taker)
+        return Response(b"own", status, {"X-Own": "1"}, content_type="text/plain")
+
+    return taker
+
+
+async def test_a_connection_is_handed_over_with_the_head_of_the_answer() -> None:
+    async with serving() as served, await served.connect() as stream:
+        taker = taking(served.app.quart)
+        await stream.send_all(get("/hello") + get("/taken") + get("/hello"))
+        received = await until(stream, b"taken")
+        assert received.count(b"HTTP/1.1 200") == 2
+        assert b"x-own: 1\r\n" in taker.answer and taker.answer.endswith(b"connection: close\r\n\r\n")
+        assert b"content-length" not in taker.answer
+        assert await stream.receive_some() == b""
+        assert taker.abandoned == 0
+
+
+@pytest.mark.parametrize("status", [204, 404, 500])
+async def test_with_another_answer_nobody_takes_the_connection_over(status: int) -> None:
+    async with serving() as served, await served.connect() as stream:
+        taker = taking(served.app.quart, status)
+        await stream.send_all(get("/taken"))
+        await until(stream, f"HTTP/1.1 {status}".encode())
+        await stream.send_all(get("/hello"))
+        await until(stream, b"hello")
+        assert (taker.answer, taker.abandoned) == (b"", 1)
+
+
+async def test_what_fails_after_it_handed_over_is_abandoned() -> None:
+    async with serving() as served, await served.connect() as stream:
+        taker = FakeTaker()
+
+        @served.app.quart.get("/failing")
+        async def failing() -> Response:
+            cast("Any", request.scope)["hand_over"](taker)
+            raise RuntimeError("a bug")
+
+        await stream.send_all(get("/failing") + get("/hello"))
+        await until(stream, b"hello")
+        assert (taker.answer, taker.abandoned) == (b"", 1)
+
+
+async def test_a_client_that_left_meanwhile_is_abandoned() -> None:
+    async with serving() as served:
+        taker = FakeTaker()
+
+        @served.app.quart.get("/late")
+        async def late() -> Response:
+            cast("Any", request.scope)["hand_over"](taker)
+            served.app.entered.set()
+            await served.app.release.wait()
+            return Response(b"")
+
+        stream = await served.connect()
+        await stream.send_all(get("/late"))
+        await served.app.entered.wait()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await stream.aclose()
+        with trio.fail_after(SOON_S):
+            while not taker.abandoned:  # noqa: ASYNC110 - the other end is noticed by the kernel
+                await trio.sleep(0.01)
+        assert (taker.answer, taker.abandoned) == (b"", 1)
+
+
+async def test_the_end_of_what_a_client_sends_is_seen_while_it_waits_for_its_answer() -> None:
+    async with serving() as served, await served.connect() as stream:
+
+        @served.app.quart.get("/waiting")
+        async def waiting() -> Response:
+            await cast("Any", request.scope)["half_closed"].wait()
+            return Response(b"at last")
+
+        await stream.send_all(get("/waiting"))
+        await stream.send_eof()
+        await until(stream, b"at last")

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import msgspec
+
 from nx_signal.model import Change, Created, Deleted, InboxPage, InboxSummary, Notification, Read, Updated
 
 
@@ -27,6 +29,7 @@ class InboxAt:
         self.read_at: dict[int, datetime] = {}
         self.archived_at: dict[int, datetime] = {}
         self.seen: set[int] = set()
+        self.corrected: set[int] = set()
         for change in changes:
             self.apply(change)
 
@@ -72,6 +75,9 @@ class InboxAt:
             self.seen.discard(id)
 
     def _update(self, id: int, change: Updated) -> None:
+        if change.content is not None:
+            self.corrected.add(id)
+            self.rows[id] = msgspec.structs.replace(self.rows[id], content=change.content)
         if change.is_read is False:
             del self.read_at[id]
         if change.seen:
@@ -130,11 +136,17 @@ def wrong_page(
         return f"{page.matching} match at {head.rev}, where there are {len(matching)}"
     below = [row for row in matching if before_rev is None or row.rev < before_rev]
     expected = [
-        (row.id, row.rev, row.content, inbox.read_at.get(row.id), inbox.archived_at.get(row.id))
-        for row in below[:limit]
+        (row.id, row.rev, inbox.read_at.get(row.id), inbox.archived_at.get(row.id)) for row in below[:limit]
     ]
-    if expected != [(row.id, row.rev, row.content, row.read_at, row.archived_at) for row in page.rows]:
+    if expected != [(row.id, row.rev, row.read_at, row.archived_at) for row in page.rows]:
         return f"its rows are not those at {head.rev}"
+    # The log has a creation with the content that its row has when it is read.
+    later = {
+        id for each in log[head.rev :] if isinstance(each, Updated) and each.content for id in each.ids or ()
+    }
+    content = [row.content for row in below[:limit] if row.id not in later - inbox.corrected]
+    if content != [row.content for row in page.rows if row.id not in later - inbox.corrected]:
+        return f"its content is not that at {head.rev}"
     if any(row.is_seen != (row.id in inbox.seen) for row in page.rows):
         return f"its rows are not seen as at {head.rev}"
     if any(row.is_read != (row.read_at is not None) for row in page.rows):

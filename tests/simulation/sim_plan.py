@@ -172,6 +172,9 @@ class _Author:
         self.more = random.Random(f"{seed}/more")
         self.marks = random.Random(f"{seed}/marks")
         self.kept = random.Random(f"{seed}/kept")
+        self.corrections = random.Random(f"{seed}/corrections")
+        self.correctable: dict[str, float] = {}
+        """event → when it is published"""
         # A removal whose announcement is lost is found by the sweep alone.
         self.retention_days = self.more.choice([0, 1, 1, 2]) if self.sweep_s != NEVER_S else 0
 
@@ -188,6 +191,7 @@ class _Author:
         if self.seed >= RESTORING_FROM and self.sweep_s != NEVER_S:
             for _ in range(self.rng.choice([1, 2, 3])):
                 self.go_back(self.rng.uniform(60, LASTS_S - 900))
+        self.correct()
         self.actions.sort(key=lambda action: action.at_s)
         actions = tuple(self.actions)
         return Plan(self.seed, self.sweep_s, self.resume_limit, self.retention_days, actions)
@@ -286,6 +290,19 @@ class _Author:
 
         self.mark(start_s, length_s, hot)
         self.keep(start_s, length_s, hot)
+
+    def correct(self) -> None:
+        """Corrections and retractions before, beside and after their activities, in whatever order."""
+        rng = self.corrections
+        for event in rng.sample(sorted(self.correctable), min(25, len(self.correctable))):
+            for n in range(rng.choice([1, 1, 2, 3])):
+                at_s = self.correctable[event] + rng.choice([-60, -1, 0, 0.05, 1, 60]) * rng.random()
+                args = {"event": event, "partition": rng.randrange(PARTITIONS)}
+                args["moment"] = f"2026-11-21T10:25:{rng.randrange(10, 60)}.{n}00Z"
+                args["amount"] = None if rng.random() < 0.25 else rng.randrange(10**6)
+                for _ in range(rng.choice([1, 1, 2])):
+                    self.add(max(at_s, 0.0), "correct", **args)
+                    at_s += rng.choice([0, 0.01, 60]) * rng.random()
 
     def mark(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
         """What readers do beside reading; its random numbers are `marks`, so that the others stay."""
@@ -475,6 +492,8 @@ class _Author:
         if identity == "eventId":
             message["eventId"] = event
         header = event if identity == "ce_id" else None
+        if identity != "position" and message["eventType"] != "NOT_OURS":
+            self.correctable[event] = at_s
         times = rng.choice([1, 1, 1, 2, 3]) if identity != "position" else 1
         for again in range(times):
             late_s = 0.0 if again == 0 else rng.choice([0, rng.uniform(0, 1), rng.uniform(0, 60)])

@@ -132,6 +132,10 @@ NEVER_EXPIRES_S = 1e8
 _NEVER = "9999-01-01T00:00:00Z"
 HEADS = "SELECT recipient_id, rev FROM recipient_head"
 HEAD = f"{HEADS} WHERE recipient_id = ?"
+CORRECTABLE = """
+SELECT recipient_id, json_extract(data, '$.payment.amount') FROM activity_notification
+WHERE activity_id = ? AND (deleted_at IS NULL OR archived_at IS NOT NULL)
+"""
 LIVE_ROWS = "SELECT id FROM activity_notification WHERE recipient_id = ? AND deleted_at IS NULL ORDER BY rev"
 
 
@@ -730,7 +734,8 @@ class Device:
         if frame.event in (CREATED, READ, DELETED, UPDATED):
             self._next(link, data)
             expected = self.world.payload(self.user, data.history)
-            self._check(payload == expected, f"revision {data.rev} is not the store's")
+            same = payload == expected or self.world.corrected_since(payload, expected)
+            self._check(same, f"revision {data.rev} is not the store's")
         elif frame.event == STATE:
             self._state(link, data)
         elif frame.event == PINNED:
@@ -858,6 +863,11 @@ class World:
         """(organizer, collapse key) → activities"""
         self.latest = EPOCH
         """that any clock showed"""
+        self.amounts: dict[str, set[int]] = {}
+        """activity → what it, or a correction of it, may show"""
+        self.corrected: dict[str, dict[str, int]] = {}
+        """activity → moment of a correction → its amount"""
+        self.retracted: set[str] = set()
         self.published: dict[tuple[int, int], str | None] = {}
         """(partition, offset) → activity; None where there is nothing to store"""
         self.losses = 0
@@ -963,6 +973,20 @@ class World:
             self.payloads[of] = b"" if isinstance(change, Unknown | None) else payload_of(change)
         return self.payloads[of]
 
+    def corrected_since(self, payload: bytes, expected: bytes) -> bool:
+        """A creation is sent as its row is by then: with the content of any correction of its activity."""
+        one, other = json.loads(payload), json.loads(expected or b"{}")
+        activity, amount = (one.get("data") or {}).get("activityId"), None
+        if one.get("event") != CREATED or activity not in self.corrected or not other:
+            return False
+        for frame in (one, other):
+            amount = frame["data"].pop("data")["payment"]["amount"]
+            for name in ("content", "contentHtml", "actionUrl"):
+                del frame["data"][name]
+            if amount not in self.amounts[activity]:
+                return False
+        return bool(one == other)
+
     def resumed(self, user: str, rev: int, history: str | None) -> Resumed:
         log = self.log(user)
         agrees = history is None or not 0 < rev <= len(log) or log[rev - 1].history == history
@@ -1017,6 +1041,8 @@ class World:
         return activity in self.activities_stored
 
     def _missing(self, activity: str) -> list[str]:
+        if activity in self.retracted:
+            return []
         if self.latest >= datetime.fromisoformat(self.messages[activity].get("expiresAt", _NEVER)):
             return []
         missing = [user for user in self.expected[activity] if (activity, user) not in self.stored]
@@ -1193,6 +1219,8 @@ class World:
             self.violate(f"dead letters {wrong} are not the poison")
         for user in USERS:
             await self._check_inbox(user)
+        if not self.restores:
+            self._check_corrections()
         await self.operations.check()
         for device in self.devices.values():
             link = device.link
@@ -1208,6 +1236,17 @@ class World:
         seen = {client["id"] for client in page.clients}
         if page.unanswered or (page.total <= len(seen) and not {*online} <= seen):
             self.violate(f"the operator sees {page.total} clients, {len(online)} are online")
+
+    def _check_corrections(self) -> None:
+        """Each row is that of the newest correction; none is left of what was retracted."""
+        for activity, amounts in self.corrected.items():
+            rows = self.database.driver.connection.execute(CORRECTABLE, (activity,)).fetchall()
+            if activity in self.retracted and rows:
+                self.violate(f"{len(rows)} rows are left of {activity}, which was retracted")
+            newest = amounts[max(amounts)]
+            for user, shown in rows:
+                if shown != newest:
+                    self.violate(f"{activity} shows {shown} to {user}, and not {newest}")
 
     async def _check_inbox(self, user: str) -> None:
         at = InboxAt()
@@ -1271,10 +1310,26 @@ class World:
                 self.pushed_to[activity] = room
             if message["eventType"] == MENDABLE or message.get("subject") == REFUSABLE:
                 self.operations.mendable.add((partition, offset))
+            if "payment" in message["data"]:
+                self.amounts.setdefault(activity, set()).add(message["data"]["payment"]["amount"])
         self.published[partition, offset] = activity
         self.losses_before[partition, offset] = self.losses
         headers = {"ce_id": ce_id.encode()} if ce_id else {}
         self.topic.publish([(None, json.dumps(message).encode())], partition=partition, headers=headers)
+
+    def correct(self, partition: int, event: str, moment: str, amount: int | None) -> None:
+        """Without an amount a retraction."""
+        message: dict[str, Any] = {"action": "retract", "eventId": event, "occurredAt": moment}
+        if amount is None:
+            self.retracted.add(event)
+        else:
+            message |= {"action": "update", "data": {"payment": {"amount": amount, "currency": "VND"}}}
+            self.amounts.setdefault(event, set()).add(amount)
+        self.corrected.setdefault(event, {})[moment] = amount or 0
+        offset = self.topic.end(partition)
+        self.published[partition, offset] = None
+        self.losses_before[partition, offset] = self.losses
+        self.topic.publish([(None, json.dumps(message).encode())], partition=partition)
 
     def poison(self, partition: int, value: str) -> None:
         offset = self.topic.end(partition)

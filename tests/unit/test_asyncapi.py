@@ -16,13 +16,13 @@ from nx_signal.delivery.rooms import refused_rooms_data
 from nx_signal.model import Created, Deleted, InboxSummary, Notification, Read, Updated, wire
 from nx_signal.model.wire import encode_change
 from nx_signal.websocket import protocol
-from nx_signal.websocket.asyncapi import CLOSES, FROM_CLIENT, FROM_SERVER, Message, document
+from nx_signal.websocket.asyncapi import CLOSES, FROM_CLIENT, FROM_SERVER, MESSAGES, Message, document
 from nx_signal.websocket.decisions import SendFrame
 from nx_signal.websocket.protocol import Protocol
 from nx_signal.websocket.sealing import KeyPair
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-TABLE = (*FROM_CLIENT, *FROM_SERVER)
+TABLE = MESSAGES
 ROW = Notification(
     id=7,
     recipient_id="ann",

@@ -12,9 +12,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nx_signal.activities.explain import Explain
 from nx_signal.activities.preview import Preview
+from nx_signal.activities.replay import Replay
 from nx_signal.delivery.sessions import LiveSessions
 from nx_signal.errors import MessageRejected, StatementFailed
 from nx_signal.model import Created, Deleted, KeptCorrection, Member, Roster, Updated
+from nx_signal.model.changes import to_log
 from nx_signal.model.wire import encode_change
 from pipeline_kit import REGISTRY, RENDERER, Line, message, now, record, running
 
@@ -489,6 +491,33 @@ async def test_a_correction_that_the_store_does_not_finish_is_tried_with_fewer_r
         await line.give(record(update(), 1))
         await trio.sleep(60)
         assert line.acked == [(0, 0), (0, 1)] and (await standing(line)).changed == 250
+
+
+async def test_a_dead_letter_of_a_correction_can_be_replayed(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        connection = line.database.driver.connection
+        await give(line, original(), 0)
+        (kept,) = connection.execute("SELECT rendered_from FROM activity_notification").fetchone()
+        connection.execute("UPDATE activity_notification SET rendered_from = NULL")
+        await give(line, update(), 1)
+        (letter,) = await line.dead_letters()
+        replay = Replay(line.processor, line.database.dead_letters, line.metrics)
+        with pytest.raises(MessageRejected, match="is not kept"):
+            await replay.replay(letter.id)
+        connection.execute("UPDATE activity_notification SET rendered_from = ?", (kept,))
+        trace = await replay.replay(letter.id)
+        assert trace is not None and (trace.outcome, trace.recipients) == ("corrected", 3)
+        assert await line.dead_letters() == []
+        assert (await line.inbox("ann"))[0].data == {"payment": {"amount": 7}}
+
+
+async def test_to_a_release_before_an_update_is_a_read_of_no_rows(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        await line.process(original(), update())
+        kind, detail = to_log(line.announced[-1])  # type: ignore
+        assert (kind, detail["ids"], detail["upToRev"]) == ("updated", [], None)
+        since = await line.database.inbox.changes_since({"owner": 1}, 10)
+        assert since["owner"].changes == (line.announced[-1],)
 
 
 # --- sources and envelopes ---

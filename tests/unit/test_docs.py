@@ -69,6 +69,22 @@ def test_every_test_that_a_document_names_exists(document: Path) -> None:
     assert missing == []
 
 
+def test_each_cell_of_the_comparison_leads_to_a_test_or_to_a_source() -> None:
+    """But for what a program does not have."""
+    text = (DOCS / "comparison.md").read_text("utf-8")
+    sources = set(re.findall(r"^\[([\w-]+)\]: https://\S+$", text, re.MULTILINE))
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    rows = [line for line in lines if len(line) == 8 and line[0] and not line[0].startswith("---")]
+    assert len(rows) > 30
+    for what, ours, *others in rows:
+        assert ours.startswith(("no", "Apache-2.0")) or "test_" in ours, what
+        for cell in others:
+            named = re.findall(r"\]\[([\w-]+)\]", cell)
+            assert set(named) <= sources, (what, cell)
+            assert named or cell in ("–", "a service", "no: a service"), (what, cell)
+    assert sources <= set(re.findall(r"\]\[([\w-]+)\]", text))
+
+
 # --- the contract --------------------------------------------------------------------------------
 
 REFERENCE = re.compile(r"CONTRACT\s+§(\d+)(?:,\s+([A-Za-z]+(?:\s[a-z]+)*)\))?")

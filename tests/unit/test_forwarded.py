@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nx_signal.server import forwarded
-from nx_signal.server.forwarded import Address, client_address
+from nx_signal.server.forwarded import Address, client_address, is_confidential
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("2001:db8:1::/48"))
 PROXY, CLIENT = "10.0.0.1", "203.0.113.9"
@@ -127,3 +127,61 @@ def test_what_a_client_writes_before_its_proxies_is_not_read(
     claimed = (field, ",".join([f"{prefix}6.6.6.6"] * 500))
     assert of(PROXY, *[claimed] * 4, (field, f"{prefix}{CLIENT}, {prefix}10.0.0.2")) == CLIENT
     assert read < 100
+
+
+# --- whether others may read it ---
+
+LOCAL = "127.0.0.1"
+
+
+def confidential(peer: str, *headers: tuple[str, str]) -> bool:
+    return is_confidential(peer, [(name.encode(), value.encode()) for name, value in headers], PROXIES)
+
+
+@pytest.mark.parametrize("peer", [LOCAL, "::1", "127.1.2.3", "::ffff:127.0.0.1"])
+def test_a_client_on_this_machine_is_read_by_nobody_else(peer: str) -> None:
+    assert confidential(peer)
+
+
+@pytest.mark.parametrize("peer", [CLIENT, V6, PROXY, "", "unix"])
+def test_a_client_elsewhere_may_be_read_without_tls(peer: str) -> None:
+    assert not confidential(peer)
+
+
+@pytest.mark.parametrize("peer", [PROXY, LOCAL])
+@pytest.mark.parametrize(
+    "header",
+    [("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "HTTPS"), ("Forwarded", 'for=x;proto="https"')],
+)
+def test_a_proxy_that_ended_tls_states_it(peer: str, header: tuple[str, str]) -> None:
+    assert confidential(peer, ("X-Forwarded-For", CLIENT), header)
+
+
+def test_a_client_that_is_no_trusted_proxy_states_nothing() -> None:
+    assert not confidential(CLIENT, ("X-Forwarded-Proto", "https"))
+
+
+@pytest.mark.parametrize("peer", [PROXY, LOCAL])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("X-Forwarded-Proto", "http")],
+        [("X-Forwarded-Proto", "https, http")],
+        [("X-Forwarded-Proto", "https"), ("Forwarded", "proto=http")],
+        [("X-Forwarded-Proto", "")],
+        [("X-Forwarded-Proto", "httpsx")],
+    ],
+)
+def test_one_hop_without_tls_may_be_read(peer: str, headers: list[tuple[str, str]]) -> None:
+    assert not confidential(peer, ("X-Forwarded-For", CLIENT), *headers)
+
+
+def test_a_proxy_on_this_machine_with_a_client_on_it_is_read_by_nobody_else() -> None:
+    assert confidential(LOCAL, ("X-Forwarded-For", LOCAL), ("X-Forwarded-Proto", "http"))
+
+
+@pytest.mark.parametrize("hop", [CLIENT, "unknown", f"{LOCAL}, {CLIENT}", f"{CLIENT}, {LOCAL}"])
+def test_any_hop_elsewhere_or_unknown_may_read(hop: str) -> None:
+    assert not confidential(LOCAL, ("X-Forwarded-For", hop))
+    assert not confidential(LOCAL, ("X-Forwarded-For", LOCAL), ("Forwarded", f"for={CLIENT}"))

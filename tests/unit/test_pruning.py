@@ -13,7 +13,7 @@ from contract.store_suite import a_letter
 from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.inbox import pruning
 from nx_signal.inbox.pruning import KEEP_ALL, Bounds, Pruning
-from nx_signal.model import Trace
+from nx_signal.model import Correction, Trace
 
 
 class World:
@@ -33,6 +33,12 @@ class World:
         for n in range(count):
             await self.database.dead_letters.add([a_letter(n, "t", value=value)])
             await self.database.traces.add([Trace(f"e{n}", f"t/0/{n}", "T", None, None, 0, "stored")])
+            self.time += timedelta(days=1)
+
+    async def corrected(self, count: int) -> None:
+        for n in range(count):
+            correction = Correction(f"e{n}", "retract", {}, None, f"t/0/{n}", "d")
+            await self.database.corrections.add(correction)
             self.time += timedelta(days=1)
 
     async def kept(self) -> tuple[list[int], list[str]]:
@@ -73,6 +79,22 @@ async def test_the_oldest_beyond_an_age_and_a_number_go_and_the_log_states_it_on
             f"traces_removed {120 - traces}",
         ]
         assert "APP_ENV_DEAD_LETTERS" in logs[0] and "APP_ENV_TRACES" in logs[1]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept"), [(KEEP_ALL, 60), (Bounds(0, 1_000, 40, 1_000), 40), (Bounds(0, 1_000, 0, 9), 9)]
+)
+async def test_corrections_are_kept_as_long_and_in_such_number_as_traces(
+    bounds: Bounds, kept: int, autojump_clock: MockClock
+) -> None:
+    world = World(bounds)
+    await world.corrected(60)
+    logs = await world.run()
+    standing = await world.database.corrections.standing([f"e{n}" for n in range(60)])
+    assert sorted(standing, key=lambda id: int(id[1:])) == [f"e{n}" for n in range(60 - kept, 60)]
+    assert [line.partition(":")[0] for line in logs] == (
+        [f"corrections_removed {60 - kept}"] if kept < 60 else []
+    )
 
 
 async def test_letters_of_a_megabyte_each_are_bounded_in_total(

@@ -11,15 +11,21 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlencode
 
+import h11
 import httpx
 import msgspec
+import trio
 
-from nx_signal.client.http import http_client
+from nx_signal.client.http import tls_for
 from nx_signal.client.rest import RestUnavailable, error_of
+from nx_signal.client.websocket import READ_BYTES, open_connection, split_url
 from nx_signal.model import Json
 from nx_signal.model.json import decode_json
 
+CONNECT_S = 10.0
 QUIET_S = 60.0
 """The server sends a comment within 25 s."""
 
@@ -73,46 +79,85 @@ class EventParser:
 class Events:
     """An open stream. Obtain by `open_events`."""
 
-    def __init__(self, received: AsyncIterator[bytes], url: str, last_event_id: str | None) -> None:
-        self._received = received
+    def __init__(self, tcp: trio.abc.Stream, url: str, last_event_id: str | None) -> None:
+        self._tcp = tcp
         self._url = url
+        self._http = h11.Connection(h11.CLIENT)
         self._waiting: deque[Event] = deque()
         self.parser = EventParser(last_event_id)
+
+    async def open(self, host: str, target: str, headers: Sequence[tuple[str, str]]) -> None:
+        """Raises RestRefused, RestUnavailable."""
+        request = h11.Request(method="GET", target=target, headers=[("Host", host), *headers])
+        await self._tcp.send_all(
+            (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+        )
+        answer = await self._next()
+        if not isinstance(answer, h11.Response):
+            raise RestUnavailable(f"{self._url} closed the connection.")
+        if answer.status_code != 200:
+            body = b""
+            while isinstance(data := await self._next(), h11.Data):
+                body += data.data
+            raise error_of(
+                httpx.Response(answer.status_code, headers=list(answer.headers), content=body), self._url
+            )
 
     async def receive(self) -> Event:
         """The next event. Raises RestUnavailable once the server ends the stream, or cannot be reached."""
         while not self._waiting:
+            data = await self._next()
+            if not isinstance(data, h11.Data):
+                raise RestUnavailable(f"{self._url} ended the stream.")
             try:
-                self._waiting += self.parser.feed(await anext(self._received))
-            except StopAsyncIteration:
-                raise RestUnavailable(f"{self._url} ended the stream.") from None
-            except (httpx.RequestError, msgspec.DecodeError, ValueError) as error:
-                why = str(error) or type(error).__name__
-                raise RestUnavailable(f"{self._url} is not read any more: {why}") from None
+                self._waiting += self.parser.feed(bytes(data.data))
+            except (msgspec.DecodeError, ValueError) as error:
+                raise RestUnavailable(f"{self._url} sent what is no event: {error}") from None
+        await trio.lowlevel.checkpoint()
         return self._waiting.popleft()
+
+    async def _next(self) -> h11.Event:
+        try:
+            while not isinstance(event := self._http.next_event(), h11.Event):
+                with trio.fail_after(QUIET_S):
+                    self._http.receive_data(bytes(await self._tcp.receive_some(READ_BYTES)))
+        except (trio.BrokenResourceError, trio.TooSlowError, h11.RemoteProtocolError) as error:
+            why = str(error) or "it was quiet for too long"
+            raise RestUnavailable(f"{self._url} is not read any more: {why}") from None
+        return event
 
 
 @asynccontextmanager
 async def open_events(
-    url: str, token: str, *, last_event_id: str | None = None, rooms: Sequence[str] = ()
+    url: str,
+    token: str,
+    *,
+    scheme: Literal["Bearer", "Ticket"] = "Bearer",
+    last_event_id: str | None = None,
+    rooms: Sequence[str] = (),
 ) -> AsyncIterator[Events]:
-    """`url`: http://host:port, and a path before `/events` where there is one. `last_event_id`: what came
-    after it is first. Raises RestRefused, RestUnavailable, SettingsError."""
-    headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+    """`url`: http://host:port, and a path before `/events` where there is one. `scheme` `Ticket`: `token` is
+    a ticket. `last_event_id`: what came after it is first. Raises RestRefused, RestUnavailable,
+    SettingsError."""
+    headers, query = [("Accept", "text/event-stream")], {}
+    if rooms:
+        query["rooms"] = ",".join(rooms)
+    if scheme == "Ticket":
+        query["ticket"] = token
+    else:
+        headers.append(("Authorization", f"Bearer {token}"))
+    secure, host, port, target = split_url(f"{url.replace('http', 'ws', 1)}/events?{urlencode(query)}")
     if last_event_id is not None:
-        headers["Last-Event-ID"] = last_event_id
-    query = {"rooms": ",".join(rooms)} if rooms else None
-    async with http_client(url, QUIET_S, headers=headers) as http:
-        try:
-            request = http.build_request("GET", "/events", params=query)
-            answer = await http.send(request, stream=True)
-        except httpx.RequestError as error:
-            why = str(error) or type(error).__name__
-            raise RestUnavailable(f"{url} cannot be reached: {why}") from None
-        try:
-            if not answer.is_success:
-                await answer.aread()
-                raise error_of(answer, url)
-            yield Events(answer.aiter_raw(), url, last_event_id)
-        finally:
-            await answer.aclose()
+        headers.append(("Last-Event-ID", last_event_id))
+    try:
+        with trio.fail_after(CONNECT_S):
+            tcp = await open_connection(secure, host, port, tls_for(url))
+    except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+        why = str(error) or type(error).__name__
+        raise RestUnavailable(f"{url} cannot be reached: {why}") from None
+    try:
+        events = Events(tcp, url, last_event_id)
+        await events.open(f"{host}:{port}", target, headers)
+        yield events
+    finally:
+        await trio.aclose_forcefully(tcp)

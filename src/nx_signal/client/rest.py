@@ -104,6 +104,7 @@ class Changes(msgspec.Struct, frozen=True):
     rev: int
     history: str
     unread: int
+    unseen: int
     total: int
     reset: bool
 

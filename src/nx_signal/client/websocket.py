@@ -195,13 +195,7 @@ async def open_websocket(
     async with AsyncExitStack() as stack:
         try:
             with trio.fail_after(connect_timeout_s):
-                tcp: trio.abc.Stream
-                if secure:
-                    tcp = await trio.open_ssl_over_tcp_stream(
-                        host, port, https_compatible=True, ssl_context=ssl_context
-                    )
-                else:
-                    tcp = await trio.open_tcp_stream(host, port)
+                tcp = await open_connection(secure, host, port, ssl_context)
                 stack.push_async_callback(trio.aclose_forcefully, tcp)
                 websocket = WebSocket(tcp)
                 shown = f"[{host}]" if ":" in host else host
@@ -212,6 +206,15 @@ async def open_websocket(
             raise StreamUnavailable(f"{url} cannot be reached: {error}") from None
         stack.push_async_callback(websocket.aclose)
         yield websocket
+
+
+async def open_connection(
+    secure: bool, host: str, port: int, ssl_context: ssl.SSLContext | None
+) -> trio.abc.Stream:
+    """Raises OSError."""
+    if secure:
+        return await trio.open_ssl_over_tcp_stream(host, port, https_compatible=True, ssl_context=ssl_context)
+    return await trio.open_tcp_stream(host, port)
 
 
 def split_url(url: str) -> tuple[bool, str, int, str]:

@@ -21,10 +21,11 @@ HELLO = "hello"
 REFRESHED = "observation/signal/stream/refreshed"
 """A new key follows; so it is a topic that no other program can send."""
 
+CLOSED = "observation/signal/stream/closed"
+"""`{code, reason}`: the last event of a transport that has no close frame."""
+
 GOAWAY = "goaway"
 CONNECTED = "connected"
-CLOSED = "closed"
-"""`{code, reason}`: the last event of a transport that has no close frame."""
 ERROR = "error"
 EXPIRING = "expiring"
 """`{expiresInMs}`, a minute before the token's end closes the connection 4005."""

@@ -39,18 +39,27 @@ class ChangeFrame(Struct):
 
 
 class Changes(Struct):
-    """`rev` and `history`: what to ask with next. `unread` and `total`: of the inbox now. `reset`: the list
-    is to be fetched again, as after a `state` with `reset`."""
+    """`rev` and `history`: what to ask with next. `unread`, `unseen` and `total`: of the inbox now. `reset`:
+    the list is to be fetched again, as after a `state` with `reset`."""
 
-    changes: list[ChangeFrame]
     rev: Revision
     history: History
     unread: Count
+    unseen: Count
     total: Count
     reset: bool
+    changes: list[ChangeFrame]
 
 
-_EXAMPLE = {"changes": [], "rev": 1, "history": "132452764876836864", "unread": 1, "total": 1, "reset": False}
+_EXAMPLE = {
+    "rev": 1,
+    "history": "132452764876836864",
+    "unread": 1,
+    "unseen": 1,
+    "total": 1,
+    "reset": False,
+    "changes": [],
+}
 
 
 def change_routes(authorizer: Authorizer, polling: Polling) -> Blueprint:
@@ -84,12 +93,14 @@ def change_routes(authorizer: Authorizer, polling: Polling) -> Blueprint:
 
 
 def _shown(polled: Polled) -> dict[str, Any]:
-    """As `Changes`; what the store encoded is not decoded again."""
+    """As `Changes`, in its order, so that a shell finds the place at the beginning. The changes are JSON
+    already."""
     return {
-        "changes": [msgspec.Raw(change) for change in polled.changes],
         "rev": polled.rev,
         "history": polled.history,
         "unread": polled.head.unread,
+        "unseen": polled.head.unseen,
         "total": polled.head.total,
         "reset": polled.reset,
+        "changes": [msgspec.Raw(change) for change in polled.changes],
     }

@@ -32,11 +32,11 @@ data: {"id":"0f8fad5b-d9cb-469f-a165-70867728950e","userId":"ann","time":"2026-0
 
 id: 8.132452764876836864
 event: observation/signal/notification/state
-data: {"rev":8,"history":"132452764876836864","unread":3,"total":5,"reset":false}
+data: {"rev":8,"history":"132452764876836864","unread":3,"unseen":2,"total":5,"reset":false}
 
 id: 9.9f86d081884c7d65
 event: observation/signal/notification/deleted
-data: {"ids":["132452764876836863"],"rev":9,"unread":2,"history":"9f86d081884c7d65"}
+data: {"ids":["132452764876836863"],"rev":9,"unread":2,"unseen":1,"total":4,"history":"9f86d081884c7d65"}
 """
 
 
@@ -62,6 +62,7 @@ def event_routes(authorizer: Authorizer, events: EventServer, *, plaintext: bool
     @route(
         authorizer,
         "The stream, as Server-Sent Events",
+        ticket="events",
         query=EventParameters,
         answers={200: EventStream},
         problems=(403,),
@@ -70,7 +71,8 @@ def event_routes(authorizer: Authorizer, events: EventServer, *, plaintext: bool
     async def events_(call: Call[EventParameters, None]) -> Response:
         """The frames of the stream: `event` is the topic, `data` one line of JSON, `id` the place in the
         inbox's log. With `Last-Event-ID` what came after it follows, then a `state`; without it a `state` is
-        first. Only over TLS, or from this machine, unless the server allows it otherwise."""
+        first. Only over TLS, or from this machine, unless the server allows it otherwise. `ticket` takes what
+        `POST /tickets` gave for the purpose `events`: it is used by one request, whatever the answer."""
         visit = cast("Visit | None", request.scope.get("visit"))
         if not plaintext and visit is not None and not visit.is_confidential(request.scope["headers"]):
             raise Problem(403, PLAINTEXT, "plaintext_refused")

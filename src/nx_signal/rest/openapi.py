@@ -70,7 +70,10 @@ def document(app: QuartTrio, prefix: str = "") -> dict[str, Json]:
         "components": {
             "schemas": components,
             "headers": _HEADERS,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "ticket": {"type": "apiKey", "in": "query", "name": "ticket"},
+            },
         },
     }
 
@@ -89,8 +92,15 @@ def _types_of(each: Route) -> Iterator[Any]:
     yield from each.path.values()
     if each.query is not None:
         yield each.query
-    if each.body is not None:
-        yield each.body
+    yield from _bodies(each)
+    yield from (media.body for media in each.media.values())
+
+
+def _bodies(each: Route) -> tuple[Any, ...]:
+    """The types that the body may be of."""
+    if each.body is None:
+        return ()
+    return each.body if isinstance(each.body, tuple) else (each.body,)
 
 
 def _operation(
@@ -105,7 +115,7 @@ def _operation(
         "tags": [tag],
         "summary": each.summary,
         "description": description,
-        "security": [] if each.public else [{"bearer": [each.permission] if each.permission else []}],
+        "security": _security(each),
         "responses": _responses(each, schema_of, has_path="{" in path),
     }
     types = {camel(step): schema_of[id(kind)] for step, kind in each.path.items()}
@@ -113,8 +123,14 @@ def _operation(
     if parameters:
         operation["parameters"] = parameters
     if each.body is not None:
-        content = {"schema": schema_of[id(each.body)]} | _example(each.example.body)
-        operation["requestBody"] = {"required": each.body_required, "content": {JSON: content}}
+        schemas = [schema_of[id(kind)] for kind in _bodies(each)]
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        content = {"schema": schema} | _example(each.example.body)
+        others = {
+            name: {"schema": schema_of[id(media.body)]} | _example(media.example)
+            for name, media in each.media.items()
+        }
+        operation["requestBody"] = {"required": each.body_required, "content": {JSON: content} | others}
     return operation
 
 
@@ -142,6 +158,14 @@ def _parameters(each: Route, components: Mapping[str, Any]) -> Iterator[Json]:
         else:
             typed = None if example is None else msgspec.convert(example, field.type, strict=False)
             yield parameter | {"schema": schema} | _example(typed)
+
+
+def _security(each: Route) -> list[Json]:
+    """Either of what is listed."""
+    if each.public:
+        return []
+    bearer: Json = {"bearer": [each.permission] if each.permission else []}
+    return [bearer] if each.ticket is None else [bearer, {"ticket": []}]
 
 
 def _responses(each: Route, schema_of: Mapping[int, Json], *, has_path: bool) -> Json:

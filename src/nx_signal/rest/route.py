@@ -20,6 +20,7 @@ import msgspec
 from quart import Response, request
 
 from nx_signal.activities.message import readable
+from nx_signal.identity.tickets import TicketPurpose
 from nx_signal.model import Json, Principal
 from nx_signal.model.json import JsonDecoder, decode_json
 from nx_signal.rest.access import Authorizer
@@ -52,6 +53,14 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """What a body may be in another media type."""
+
+    body: Any
+    example: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """What is known of a route beside its method and path; `Route.of` finds it again."""
 
@@ -59,10 +68,13 @@ class Route:
     description: str
     public: bool
     permission: str | None
+    ticket: TicketPurpose | None
     path: Mapping[str, Any]
     query: type[msgspec.Struct] | None
     body: Any
     body_required: bool
+    media: Mapping[str, Media]
+    """of the body, beside application/json"""
     answers: Mapping[int, Any]
     """status → type of the body; None: no body; one of TEXTS"""
     problems: tuple[int, ...]
@@ -107,11 +119,13 @@ def route(
     summary: str,
     *,
     permission: str | None = None,
+    ticket: TicketPurpose | None = None,
     path: Mapping[str, Any] | None = None,
     query: type[msgspec.Struct] | None = None,
     body: Any = None,
     raw_body: bool = False,
     body_required: bool = True,
+    media: Mapping[str, Media] | None = None,
     answers: Mapping[int, Any],
     problems: tuple[int, ...] = (),
     headers: Mapping[str, str] | None = None,
@@ -121,16 +135,16 @@ def route(
     """Declare a handler, which takes a `Call` and the path's parameters. Its docstring is the description.
 
     `path` gives the path's parameters types, as the handler calls them; those it leaves out are any text.
-    Without `permission` any valid token will do; a PUBLIC route takes none. With `raw_body` the handler
-    gets bytes and validates them itself, by the type that `body` names. A handler that returns a Response
-    has answered itself."""
+    Without `permission` any valid token will do, with `ticket` also a ticket for that purpose; a PUBLIC route
+    takes none. With `raw_body` the handler gets bytes and validates them itself, by the types that `body`,
+    one or several, and `media` name. A handler that returns a Response has answered itself."""
     query_type, path_types, status = query, path or {}, next(iter(answers))
     decoder = None if body is None or raw_body else JsonDecoder[Any](body)
 
     def declare(handler: Callable[..., Awaitable[Any]]) -> View:
         @wraps(handler)
         async def view(**steps: str) -> Response:
-            caller = None if authorizer is None else await authorizer.authorize(permission)
+            caller = None if authorizer is None else await authorizer.authorize(permission, ticket)
             for name, kind in path_types.items():
                 _check_step(name, steps[name], kind)
             parsed = None if query_type is None else read_query(request.args, query_type)
@@ -149,10 +163,12 @@ def route(
             description=handler.__doc__ or "",
             public=authorizer is None,
             permission=permission,
+            ticket=ticket,
             path=path_types,
             query=query_type,
             body=body,
             body_required=body_required,
+            media=media or {},
             answers=answers,
             problems=problems,
             headers=headers or {},

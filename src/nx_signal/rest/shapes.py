@@ -15,8 +15,9 @@ MAX_TEXT_CHARS = 256
 MAX_INT = 2**63 - 1
 """What the columns hold."""
 
-PlainText = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS, pattern=r"^(?![\s\S]*\x00)")]
-"""No NUL character, which no store holds."""
+NO_NUL = r"^(?![\s\S]*\x00)"
+"""A pattern: no store holds this character."""
+PlainText = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS, pattern=NO_NUL)]
 
 
 def answer(body: Json, status: int = 200) -> Response:

@@ -7,7 +7,7 @@ used where they are, and what else is in the way is named."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from nx_signal.errors import SchemaOutdated, SettingsError, StoreReadOnly, StoreRejected
 from nx_signal.model import OPERATOR_ROLE, PERMISSIONS
@@ -67,7 +67,7 @@ async def require_rights(driver: Driver) -> None:
 
 async def _missing_rights(tx: Tx) -> Sequence[str]:
     dialect = tx.dialect.name
-    tables = {name for step in steps(dialect) for name in _CREATED.findall(step.sql)} - OF_ROSTERS
+    tables = _created(steps(dialect)) - OF_ROSTERS
     written = {(table, right) for sql in queries(dialect).values() for right, table in _WRITES.findall(sql)}
     needed = sorted(each for each in (written | INSERTED) - {OF_RETENTION} if each[0] in tables)
     rows = await tx.all(
@@ -162,7 +162,9 @@ async def _begin(tx: Tx, pending: Sequence[Step]) -> frozenset[str]:
     had_own, before = await _has_own(tx), await _applied_rows(tx)
     adopted = await _adopted(tx) if had_own else frozenset()
     applied = {row["version"] for row in before}
-    adopted |= await _adoptable(tx, [step for step in pending if step.version not in applied], not applied)
+    own = _created(step for step in steps(tx.dialect.name) if step.version in applied)
+    names = _created(step for step in pending if step.version not in applied) - own
+    adopted |= await _adoptable(tx, names, is_new=not applied)
     await tx.script(query(tx.dialect.name, "create_schema_steps"))
     if not had_own and await _has_own(tx):
         for row in before:
@@ -181,9 +183,13 @@ async def _adopted(tx: Tx) -> frozenset[str]:
     return frozenset(row["name"] for row in await tx.all("adopted"))
 
 
-async def _adoptable(tx: Tx, pending: Sequence[Step], is_new: bool) -> frozenset[str]:
-    """The tables of the platform that are there already. Raises SettingsError for anything else."""
-    names = {name for step in pending for name in _CREATED.findall(step.sql)}
+def _created(of: Iterable[Step]) -> set[str]:
+    """A view may be made anew by a later step."""
+    return {name for step in of for name in _CREATED.findall(step.sql)}
+
+
+async def _adoptable(tx: Tx, names: Collection[str], *, is_new: bool) -> frozenset[str]:
+    """Those that are tables of the platform. Raises SettingsError for anything else that has such a name."""
     found: dict[str, dict[str | None, Row]] = {}
     for row in await tx.all("relations", names=sorted(names)):
         found.setdefault(row["name"], {})[row["column"]] = row

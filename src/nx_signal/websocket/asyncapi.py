@@ -4,7 +4,7 @@ The types here only describe; tests/unit/test_asyncapi.py checks them against th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -134,6 +134,13 @@ class GoAway(Struct, rename="camel"):
 
 class Expiring(Struct, rename="camel"):
     expires_in_ms: Count
+
+
+class Closed(Struct):
+    """As a close frame of the WebSocket."""
+
+    code: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +275,17 @@ FROM_SERVER = (
         {"expiresInMs": 60_000},
     ),
 )
+EVENTS = (
+    *(m for m in FROM_SERVER if m.key not in ("helloOfServer", "sealedByServer", "refreshed")),
+    Message(
+        "closed",
+        topics.CLOSED,
+        Closed,
+        "On `/events` alone: the last event. The next one is of another connection.",
+        {"code": 4005, "reason": "Token expired"},
+    ),
+)
+MESSAGES = tuple({message.key: message for message in (*FROM_CLIENT, *FROM_SERVER, *EVENTS)}.values())
 
 CLOSES = (
     protocol.GOING_AWAY,
@@ -306,6 +324,9 @@ sister services and operators arrive as events of their own names.
 `rev` counts a recipient's changes without a gap: a client that holds n and sees n+1 has missed nothing.
 `history` identifies the change at `rev`: a client keeps both, and resumes with both.
 
+`GET /events` on the same port sends the same events as `text/event-stream`, one way and not sealed: `event`
+is the topic, `data` its data, `id` the place in the log, which `Last-Event-ID` resumes from.
+
 Frames that break the WebSocket protocol are closed with 1002, texts that are not UTF-8 with 1007.
 
 | close code | reason |
@@ -315,8 +336,7 @@ Frames that break the WebSocket protocol are closed with 1002, texts that are no
 
 def document(prefix: str = "") -> dict[str, Json]:
     """Of a server on this machine with the default port. `prefix`: of the path of the stream."""
-    table = (*FROM_CLIENT, *FROM_SERVER)
-    types = [message.data for message in table if message.data is not None]
+    types = [message.data for message in MESSAGES if message.data is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(types, schemas, strict=True))
     return {
@@ -329,32 +349,50 @@ def document(prefix: str = "") -> dict[str, Json]:
         },
         "defaultContentType": "application/json",
         "servers": {
-            "local": {"host": "127.0.0.1:31090", "protocol": "ws"} | ({"pathname": prefix} if prefix else {})
+            "local": _server("ws", prefix, "The stream."),
+            "events": _server("http", prefix, "`/events`: what the server sends, as Server-Sent Events."),
         },
         "channels": {
             "stream": {
                 "address": "/stream",
-                "messages": {m.key: {"$ref": f"#/components/messages/{m.key}"} for m in table},
+                "servers": [{"$ref": "#/servers/local"}],
+                "messages": _references((*FROM_CLIENT, *FROM_SERVER)),
                 "bindings": {"ws": {"method": "GET"}},
-            }
+            },
+            "events": {
+                "address": "/events",
+                "servers": [{"$ref": "#/servers/events"}],
+                "messages": _references(EVENTS),
+            },
         },
         "operations": {
             "fromClient": _operation("receive", "What a client sends.", FROM_CLIENT),
             "fromServer": _operation("send", "What the server sends.", FROM_SERVER),
+            "events": _operation("send", "What the server sends on /events.", EVENTS, "events")
+            | {"bindings": {"http": {"method": "GET"}}},
         },
         "components": {
-            "messages": {m.key: _message(m, None if m.data is None else schema_of[m.data]) for m in table},
+            "messages": {m.key: _message(m, None if m.data is None else schema_of[m.data]) for m in MESSAGES},
             "schemas": components,
         },
     }
 
 
-def _operation(action: str, summary: str, messages: tuple[Message, ...]) -> Json:
+def _references(messages: Sequence[Message]) -> Json:
+    return {m.key: {"$ref": f"#/components/messages/{m.key}"} for m in messages}
+
+
+def _server(protocol: str, prefix: str, description: str) -> Json:
+    server = {"host": "127.0.0.1:31090", "protocol": protocol, "description": description}
+    return server | ({"pathname": prefix} if prefix else {})
+
+
+def _operation(action: str, summary: str, messages: Sequence[Message], channel: str = "stream") -> Json:
     return {
         "action": action,
-        "channel": {"$ref": "#/channels/stream"},
+        "channel": {"$ref": f"#/channels/{channel}"},
         "summary": summary,
-        "messages": [{"$ref": f"#/channels/stream/messages/{m.key}"} for m in messages],
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{m.key}"} for m in messages],
     }
 
 

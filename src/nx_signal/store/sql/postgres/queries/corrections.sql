@@ -10,13 +10,16 @@ FROM (
 WHERE place = 1;
 
 -- name: correct_rows
--- A row that has the content already stays as it is.
+-- A row that has the content already stays as it is. One that an unapplied read-all covers is marked: this change of
+-- it is the newer one.
 UPDATE activity_notification n
 SET content = given.content, content_html = given.content_html, action_url = given.action_url,
-    data = CAST(CAST(:data AS text) AS json), modified_at = :modified_at, changed_rev = given.rev
+    data = CAST(CAST(:data AS text) AS json), modified_at = :modified_at, changed_rev = given.rev,
+    is_read = given.is_read, read_at = given.read_at
 FROM (
-    SELECT r.*, t.content, t.content_html, t.action_url
+    SELECT r.*, t.content, t.content_html, t.action_url, seen.is_read, seen.read_at
     FROM json_to_recordset(:rows::json) AS r (id bigint, recipient_id text, rev bigint, text bigint)
+    JOIN inbox_row seen ON seen.id = r.id AND seen.recipient_id = r.recipient_id
     JOIN json_to_recordset(:texts::json) AS t (text bigint, content text, content_html text, action_url text)
         USING (text)
 ) AS given

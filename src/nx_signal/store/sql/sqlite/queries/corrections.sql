@@ -10,17 +10,21 @@ FROM (
 WHERE place = 1;
 
 -- name: correct_rows
--- A row that has the content already stays as it is.
+-- A row that has the content already stays as it is. One that an unapplied read-all covers is marked: this change of
+-- it is the newer one.
 UPDATE activity_notification
 SET content = given.content, content_html = given.content_html, action_url = given.action_url, data = :data,
-    modified_at = :modified_at, changed_rev = given.rev
+    modified_at = :modified_at, changed_rev = given.rev, is_read = given.is_read, read_at = given.read_at
 FROM (
     SELECT
         json_extract(r.value, '$.id') AS row_id, json_extract(r.value, '$.recipient_id') AS owner,
         json_extract(r.value, '$.rev') AS rev, json_extract(t.value, '$.content') AS content,
         json_extract(t.value, '$.content_html') AS content_html,
-        json_extract(t.value, '$.action_url') AS action_url
+        json_extract(t.value, '$.action_url') AS action_url, seen.is_read, seen.read_at
     FROM json_each(:rows) AS r
+    CROSS JOIN inbox_row AS seen
+        ON seen.id = json_extract(r.value, '$.id')
+        AND seen.recipient_id = json_extract(r.value, '$.recipient_id')
     JOIN json_each(:texts) AS t ON json_extract(t.value, '$.text') = json_extract(r.value, '$.text')
 ) AS given
 WHERE activity_notification.id = given.row_id AND activity_notification.recipient_id = given.owner
