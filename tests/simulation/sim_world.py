@@ -857,17 +857,17 @@ class World:
         self.scope: trio.CancelScope
         self.expected: dict[str, frozenset[str]] = {}
         """activity → recipients"""
+        self.amounts: dict[str, set[int]] = {}
+        """activity → what it, or a correction of it, may show"""
+        self.corrected: dict[str, dict[str, int]] = {}
+        """activity → moment of a correction → its amount"""
+        self.retracted: set[str] = set()
         self.messages: dict[str, Mapping[str, Any]] = {}
         """activity → its message"""
         self.of_key: dict[tuple[str, str], list[str]] = {}
         """(organizer, collapse key) → activities"""
         self.latest = EPOCH
         """that any clock showed"""
-        self.amounts: dict[str, set[int]] = {}
-        """activity → what it, or a correction of it, may show"""
-        self.corrected: dict[str, dict[str, int]] = {}
-        """activity → moment of a correction → its amount"""
-        self.retracted: set[str] = set()
         self.published: dict[tuple[int, int], str | None] = {}
         """(partition, offset) → activity; None where there is nothing to store"""
         self.losses = 0
@@ -1041,9 +1041,9 @@ class World:
         return activity in self.activities_stored
 
     def _missing(self, activity: str) -> list[str]:
-        if activity in self.retracted:
-            return []
         if self.latest >= datetime.fromisoformat(self.messages[activity].get("expiresAt", _NEVER)):
+            return []
+        if activity in self.retracted:
             return []
         missing = [user for user in self.expected[activity] if (activity, user) not in self.stored]
         return sorted(user for user in missing if not self._newer(activity, user, self.stored))
@@ -1294,13 +1294,7 @@ class World:
         offset = self.topic.end(partition)
         if message["eventType"] != "NOT_OURS":
             activity = message.get("eventId") or ce_id or f"topic/{partition}/{offset}"
-            self.expected[activity] = recipients(
-                message["recipientScope"],
-                message["organizerId"],
-                message.get("merchantId"),
-                message.get("recipientIds", ()),
-                message["actorId"],
-            )
+            self.expected[activity] = recipients(message)
             self.messages[activity] = message
             if key := message.get("collapseKey"):
                 of_key = self.of_key.setdefault((message["organizerId"], key), [])
