@@ -28,6 +28,7 @@ from nx_signal.inbox.service import Inbox
 from nx_signal.model import (
     Activity,
     Condition,
+    Created,
     Deleted,
     Draft,
     InboxFilter,
@@ -304,7 +305,11 @@ class Operations:
         )
 
     def _deleted(self, user: str, id: int) -> bool:
-        return any(isinstance(change, Deleted) and id in change.ids for change in self.world.log(user))
+        return any(
+            (isinstance(change, Deleted) and id in change.ids)
+            or (isinstance(change, Created) and id in change.replaces)
+            for change in self.world.log(user)
+        )
 
     # --- what readers do beside reading ---
 
