@@ -463,5 +463,5 @@ async def _pin(tx: Tx, user: str) -> Unknown | None:
     rev, history = head.rev + 1, f"pinned-{head.history}"
     place = {"recipient_id": user, "rev": rev, "history": history}
     step = {"kind": "pinned", "detail": "{}", **place, **counts}
-    await tx.run("advance", changes=json.dumps([step]), losses="[]")
+    await tx.run("advance", changes=json.dumps([step]), losses="[]", many_changes=1, many_losses=0)
     return Unknown(user, rev, head.unread, head.total, head.unseen, history, head.history, "pinned")

@@ -33,6 +33,8 @@ MENDABLE = "REFUND_ISSUED"
 """The event type that has a bug in some releases."""
 REFUSABLE = "refusable"
 """The subject of what the store may refuse for a while."""
+EXCLUDING, UNITING = 7, 5
+"""Each so many-th activity excludes its actor; unites its users with a merchant's members."""
 RESTORING_FROM = 200
 """Seeds from here on: the store goes back."""
 NEVER_S = 1e9
@@ -104,17 +106,22 @@ def inquiry(organizer: str, merchant: str | None) -> dict[str, Any]:
     return message if merchant is None else message | {"merchantId": merchant}
 
 
-def recipients(
-    scope: str, organizer: str, merchant: str | None, named: Sequence[str], actor: str
-) -> frozenset[str]:
+def recipients(message: Mapping[str, Any]) -> frozenset[str]:
     """The recipients by CONTRACT §3, written independently of the server."""
-    if scope == "users":
-        found = set(named)
-    elif scope == "org":
-        found = {*_OF_ORGANIZER[organizer], *(u for m in _MERCHANTS[organizer] for u in _OF_MERCHANT[m])}
-    else:
-        found = set(_OF_MERCHANT[merchant]) if merchant in _MERCHANTS[organizer] else set()
-    return frozenset(found or {actor})
+    organizer, actor = message["organizerId"], message["actorId"]
+    found: set[str] = set()
+    entries = [(each["scope"], each.get("id"), each.get("ids", ())) for each in message.get("audience", ())]
+    if not entries:
+        named = message.get("recipientIds", ())
+        entries = [(message["recipientScope"], message.get("merchantId"), named)]
+    for scope, merchant, named in entries:
+        if scope == "users":
+            found |= set(named)
+        elif scope == "org":
+            found |= {*_OF_ORGANIZER[organizer], *(u for m in _MERCHANTS[organizer] for u in _OF_MERCHANT[m])}
+        elif merchant in _MERCHANTS[organizer]:
+            found |= set(_OF_MERCHANT[merchant])
+    return frozenset(found - {actor} if message.get("excludeActor") else found or {actor})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,7 @@ class Action:
         arguments = dict(self.args)
         if isinstance(message := arguments.pop("message", None), Mapping):
             to = message.get("merchantId") or ",".join(message.get("recipientIds", ()))
-            arguments |= {"type": message["eventType"], "scope": message["recipientScope"], "to": to}
+            arguments |= {"type": message["eventType"], "scope": message.get("recipientScope"), "to": to}
             arguments |= {"organizer": message["organizerId"], "actor": message["actorId"]}
             arguments |= {"eventId": message.get("eventId"), "key": message.get("collapseKey")}
             arguments |= {"expiresAt": message.get("expiresAt")}
@@ -488,6 +495,11 @@ class _Author:
             message["actorId"] = rng.choice(hot)
         else:
             message["recipientIds"] = rng.choices(hot, k=rng.randint(1, len(hot)))
+        if self.published % EXCLUDING == 0:
+            message["excludeActor"] = True
+        if self.published % UNITING == 0 and (named := message.pop("recipientIds", None)):
+            message["audience"] = [{"scope": "users", "ids": named}, {"scope": "merchant", "id": "m1"}]
+            del message["recipientScope"]
         identity = rng.choice(["eventId", "eventId", "ce_id", "position"])
         if identity == "eventId":
             message["eventId"] = event

@@ -1294,13 +1294,7 @@ class World:
         offset = self.topic.end(partition)
         if message["eventType"] != "NOT_OURS":
             activity = message.get("eventId") or ce_id or f"topic/{partition}/{offset}"
-            self.expected[activity] = recipients(
-                message["recipientScope"],
-                message["organizerId"],
-                message.get("merchantId"),
-                message.get("recipientIds", ()),
-                message["actorId"],
-            )
+            self.expected[activity] = recipients(message)
             self.messages[activity] = message
             if key := message.get("collapseKey"):
                 of_key = self.of_key.setdefault((message["organizerId"], key), [])

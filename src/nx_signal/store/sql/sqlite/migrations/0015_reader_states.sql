@@ -57,8 +57,22 @@ SELECT recipient_id, rev, kind, detail, unread, total, history FROM recipient_ch
 DROP TABLE recipient_change;
 ALTER TABLE recipient_change_new RENAME TO recipient_change;
 
--- No read-all covers an archived row.
 CREATE VIEW inbox_row AS
+SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
+    n.content, n.content_html, n.action_url, n.data, n.created_at, n.deleted_at, n.seen_at, n.archived_at,
+    n.collapse_key, n.occurred_at, n.replaces, n.priority, n.expires_at,
+    n.is_read AS is_marked,
+    n.is_read OR u.up_to_rev IS NOT NULL AS is_read,
+    coalesce(n.read_at, u.read_at) AS read_at,
+    CASE WHEN n.is_read THEN n.changed_rev ELSE coalesce(u.rev, n.changed_rev) END AS changed_rev
+FROM activity_notification AS n
+LEFT JOIN unsettled_read AS u
+    ON u.recipient_id = n.recipient_id AND n.rev <= u.up_to_rev
+    AND (u.type IS NULL OR u.type = n.type) AND (u.subject IS NULL OR u.subject = n.subject);
+
+-- The same of a row that may be archived, which no read-all covers. It looks at a column that the indexes of the
+-- inbox do not have.
+CREATE VIEW reached_row AS
 SELECT n.id, n.recipient_id, n.rev, n.activity_id, n.type, n.organizer_id, n.merchant_id, n.subject, n.locale,
     n.content, n.content_html, n.action_url, n.data, n.created_at, n.deleted_at, n.seen_at, n.archived_at,
     n.collapse_key, n.occurred_at, n.replaces, n.priority, n.expires_at,
