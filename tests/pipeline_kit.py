@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.compose import compose_activities
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.limits import NOTIFICATION_BYTES
@@ -78,6 +79,7 @@ class Line:
         database: MemoryDatabase,
         owner: str = "p1",
         notification_bytes: int = NOTIFICATION_BYTES,
+        types: Mapping[str, str] = NO_TYPES,
     ) -> None:
         self.database = database
         self.metrics = Metrics()
@@ -95,6 +97,7 @@ class Line:
             now=now,
             push_to_members=self.push_to_members,
             notification_bytes=notification_bytes,
+            types=types,
         ).processor
         self.pipeline = Pipeline(self.processor, database, owner, self.health, self.metrics)
 
@@ -130,12 +133,13 @@ async def running(
     database: MemoryDatabase | None = None,
     owner: str = "p1",
     notification_bytes: int = NOTIFICATION_BYTES,
+    types: Mapping[str, str] = NO_TYPES,
 ) -> AsyncIterator[Line]:
     """Of a process named `owner`, which is killed at the end; without a database on one of its own."""
     if database is None:
         database = MemoryDatabase(now)
         await database.directory.load(ROSTER)
-    line = Line(database, owner, notification_bytes)
+    line = Line(database, owner, notification_bytes, types)
     async with trio.open_nursery() as nursery:
         await nursery.start(line.pipeline.run, line.receive)
         yield line

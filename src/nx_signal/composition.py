@@ -3,12 +3,13 @@ the parts. The simulation, the benchmarks and the tests compose theirs here, too
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import trio
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.compose import compose_activities
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.explain import Explain
@@ -75,6 +76,7 @@ def compose(
     retention_days: int = 0,
     bounds: Bounds = KEEP_ALL,
     notification_bytes: int = NOTIFICATION_BYTES,
+    cloud_event_types: Mapping[str, str] = NO_TYPES,
     max_sessions_per_user: int | None = None,
     stream_versions: Collection[int] = ALL_VERSIONS,
 ) -> Parts:
@@ -106,6 +108,7 @@ def compose(
         metrics=metrics,
         now=now,
         notification_bytes=notification_bytes,
+        types=cloud_event_types,
     )
     tickets = Tickets(database.tickets)
     limits = Limits(rate_factor)

@@ -178,6 +178,13 @@ class Settings:
         values.path,
         "CA certificates (PEM) for Kafka's brokers, instead of the system's.",
     )
+    cloudevent_types: tuple[tuple[str, str], ...] = setting(
+        "CLOUDEVENT_TYPES",
+        (),
+        values.pairs,
+        "Event types of CloudEvents by their type, such as com.acme.payment.cleared=PAYMENT_SUCCESS, "
+        "separated by commas; any other type is the event type itself.",
+    )
     time_zone: str = setting(
         "TIME_ZONE",
         "UTC",

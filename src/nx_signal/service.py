@@ -13,7 +13,7 @@ store ─ outermost: it outlives all its callers
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -23,11 +23,12 @@ import trio
 from nx_signal import __version__
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.loader import discover
+from nx_signal.activities.message import unknown_type
 from nx_signal.activities.pipeline import Pipeline
 from nx_signal.backends import Backends, open_backends
 from nx_signal.composition import Parts, compose
 from nx_signal.config import Settings
-from nx_signal.errors import Fatal, SignalError
+from nx_signal.errors import Fatal, SettingsError, SignalError
 from nx_signal.identity.permissions import Access
 from nx_signal.inbox.pruning import Bounds
 from nx_signal.model import RelayMessage
@@ -170,6 +171,16 @@ def open_gate(settings: Settings, metrics: Metrics) -> Gate:
     return Gate(caps, metrics, rate_factor=settings.rate_factor, trusted=settings.trusted_proxies)
 
 
+def require_known_types(mapped: Mapping[str, str], known: frozenset[str]) -> None:
+    """Raises SettingsError for an event type that APP_ENV_CLOUDEVENT_TYPES names and no package has."""
+    for event_type in mapped.values():
+        if event_type not in known:
+            raise SettingsError(
+                f"APP_ENV_CLOUDEVENT_TYPES: {unknown_type(event_type, known)} Correct it, or install its "
+                "package."
+            )
+
+
 def compose_instance(
     settings: Settings,
     server_id: str,
@@ -180,6 +191,8 @@ def compose_instance(
     database, tokens = backends.database, backends.tokens
     versions = frozenset(map(int, settings.stream_versions.split(",")))
     registry = discover()
+    cloud_event_types = dict(settings.cloudevent_types)
+    require_known_types(cloud_event_types, registry.names)
     renderer = Renderer(registry, settings.time_zone)
     parts = compose(
         server_id=server_id,
@@ -201,6 +214,7 @@ def compose_instance(
         retention_days=settings.retention_days,
         bounds=Bounds(settings.dead_letter_days, settings.dead_letters, settings.trace_days, settings.traces),
         notification_bytes=settings.notification_bytes,
+        cloud_event_types=cloud_event_types,
         max_sessions_per_user=settings.max_sessions_per_user,
         stream_versions=versions,
     )
@@ -214,6 +228,7 @@ def compose_instance(
         journal=backends.journal,
         preview=parts.preview,
         notification_bytes=settings.notification_bytes,
+        cloud_event_types=cloud_event_types,
         explain=parts.explain,
         dead_letters=database.dead_letters,
         replay=parts.replay,

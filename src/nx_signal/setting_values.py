@@ -79,6 +79,14 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """`name=value`, each name once."""
+    found = [tuple(part.strip() for part in word.rpartition("=")[::2]) for word in words(text)]
+    if not all(name and value for name, value in found) or len({name for name, _ in found}) < len(found):
+        raise ValueError("pairs name=value separated by commas, each name once")
+    return tuple((name, value) for name, value in found)
+
+
 def servers(text: str) -> str:
     """Kafka's brokers as providers write them, as host:port pairs."""
     brokers = [_broker(each) for each in re.split(r"[,;\s]+", text.strip()) if each]

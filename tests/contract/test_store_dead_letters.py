@@ -192,3 +192,23 @@ async def test_letters_beyond_an_age_go(letters: DeadLetters, topic: str, clock:
     await removed(letters, upto, 10_000)
     assert await listed(letters, topic) == before[:2]
     assert await letters.excess(clock() - timedelta(days=2), 10**6, 10**9) is None
+
+
+async def test_each_member_of_a_batch_is_a_letter_of_its_own(letters: DeadLetters, topic: str) -> None:
+    whole = a_letter(1, topic)
+    members = [
+        replace(whole, position=replace(whole.position, member=n), value=b"%d" % n) for n in (0, 1, 10)
+    ]
+    await letters.add([whole, *members])
+    await letters.add(members)
+    assert [letter.position.member for letter in await listed(letters, topic)] == [10, 1, 0, None]
+
+
+async def test_another_member_at_the_same_place_is_kept_as_well(letters: DeadLetters, topic: str) -> None:
+    member = replace(a_letter(1, topic), position=replace(a_letter(1, topic).position, member=2))
+    await letters.add([member])
+    await letters.add([replace(member, value=b"another")])
+    found = [letter for letter in await letters.page(1000, None) if letter.position.topic.startswith(topic)]
+    assert [(letter.position.topic == topic, letter.position.member) for letter in found] == [
+        (False, 2), (True, 2),
+    ]  # fmt: skip

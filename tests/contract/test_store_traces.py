@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from contract.store_suite import Clock, a_draft, unique
-from nx_signal.model import ActivityRow, Created, Handled, Trace
+from nx_signal.model import ActivityContext, ActivityRow, Created, Handled, Reach, Trace
 from nx_signal.store import Database, Traces
 
 
@@ -176,3 +176,60 @@ async def test_an_activity_whose_trace_is_gone_is_still_told_from_another_at_its
     assert await traces.handled([position]) == before == {position: Handled(position, "d1")}
     await traces.prune(clock.tick(), 10_000)
     assert await traces.handled([position]) == {}
+
+
+# --- what came with an activity ---
+
+CONTEXT = ActivityContext(
+    traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    tracestate="a=1",
+    dataschema="https://acme.example/é.json",
+    audience=(Reach("org", "o1"), Reach("merchant", "o1", "m1"), Reach("users", "o1", None, 3)),
+    excluded_actor="ann",
+)
+
+
+async def test_what_came_with_an_activity_is_read_back_with_its_trace(traces: Traces, clock: Clock) -> None:
+    whole = a_trace(unique("e"), scope="audience", rule="audience", context=CONTEXT)
+    part = a_trace(unique("e"), context=ActivityContext(dataschema="x"))
+    await traces.add([whole, part])
+    for trace in (whole, part):
+        assert await traces.get(trace.activity_id) == replace(trace, handled_at=clock())
+
+
+async def test_what_came_with_the_first_delivery_of_an_activity_stays(traces: Traces) -> None:
+    first = a_trace(unique("e"), context=CONTEXT)
+    await traces.add([first])
+    await traces.add([replace(first, outcome="duplicate", context=ActivityContext(dataschema="later"))])
+    stored = await traces.get(first.activity_id)
+    assert stored is not None and stored.context == CONTEXT
+
+
+async def test_what_came_with_a_fruitless_delivery_gives_way_to_the_next(traces: Traces) -> None:
+    first = a_trace(unique("e"), **FAILED, context=ActivityContext(dataschema="first"))
+    await traces.add([first])
+    await traces.add([a_trace(first.activity_id, context=CONTEXT)])
+    stored = await traces.get(first.activity_id)
+    assert stored is not None and stored.context == CONTEXT
+
+
+async def test_what_came_with_a_conflicting_activity_is_in_its_own_trace(traces: Traces) -> None:
+    first = a_trace(unique("e"), digest="one", context=ActivityContext(dataschema="first"))
+    position = unique("t/0/")
+    await traces.add([first])
+    await traces.add([replace(first, digest="two", position=position, context=CONTEXT)])
+    stored, other = await traces.get(first.activity_id), await traces.get(position)
+    assert stored is not None and stored.context == ActivityContext(dataschema="first")
+    assert other is not None and other.outcome == "conflict" and other.context == CONTEXT
+
+
+async def test_what_came_with_an_activity_goes_with_its_trace(traces: Traces, clock: Clock) -> None:
+    trace = a_trace(unique("e"), context=CONTEXT)
+    await traces.add([trace])
+    while await traces.remove_up_to(clock(), 1_000):
+        pass
+    assert await traces.get(trace.activity_id) is None
+    clock.tick()
+    await traces.add([replace(trace, context=None)])
+    stored = await traces.get(trace.activity_id)
+    assert stored is not None and stored.context is None

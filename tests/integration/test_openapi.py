@@ -19,6 +19,7 @@ from nx_signal.delivery.sessions import LiveSessions, SessionState
 from nx_signal.identity.issuer import Issuer, open_issuer
 from nx_signal.model import (
     PERMISSIONS,
+    ActivityContext,
     DeadLetter,
     Draft,
     Grant,
@@ -32,6 +33,7 @@ from nx_signal.rest.openapi import METHODS, declared, document
 from nx_signal.rest.route import TEXTS, Route
 
 BASE = "/v1/api/signal"
+_TRACE = ("position", "type", "scope", "rule", "recipients", "outcome", "reason")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -158,8 +160,9 @@ async def furnished(issuer: Issuer) -> Desk:
         ]
     )
     explained = routes[f"{BASE}/activities/{{eventId}}/explain", "GET"].example.answer
-    fields = {name: value for name, value in explained["trace"].items() if name != "handledAt"}
-    await desk.database.traces.add([Trace("payment-42", **fields)])
+    fields = {name: explained["trace"][name] for name in _TRACE}
+    context = ActivityContext(explained["trace"]["traceparent"])
+    await desk.database.traces.add([Trace("payment-42", **fields, context=context)])
     session = explained["deliveries"][0]["sessions"][0]
     desk.operator.live = LiveSessions(
         (SessionState(session["id"], session["serverId"], "ann", NOON, 0, 1, False, False, 0),), ()
@@ -225,6 +228,24 @@ async def test_each_example_is_answered_as_documented(issuer: Issuer) -> None:
                 documented = {**documented, **random}
             assert reply.json == documented, path
             schema_of(described["content"]["application/json"]["schema"], whole).validate(reply.json)
+
+
+async def test_each_example_in_another_media_type_is_answered_as_well(issuer: Issuer) -> None:
+    tried = 0
+    for path, method, _, each in declared((await furnished(issuer)).app):
+        for name, media in each.media.items():
+            desk = await furnished(issuer)
+            reply = await desk.call(
+                method,
+                address(path, each),
+                "ann",
+                data=json.dumps(media.example).encode(),
+                headers={"Content-Type": name},
+                permissions=[each.permission or ""],
+            )
+            assert reply.status == next(iter(each.answers)), (path, name, reply.body)
+            tried += 1
+    assert tried == 3
 
 
 def strict(whole: dict[str, Any]) -> dict[str, Any]:

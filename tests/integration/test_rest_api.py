@@ -15,6 +15,7 @@ import structlog
 import trio
 from trio.testing import MockClock
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.compose import compose_activities
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.explain import Explain
@@ -142,6 +143,7 @@ class Desk:
         cors_origins: Sequence[str] = (),
         rate_factor: float = 1.0,
         event_types: frozenset[str] | None = None,
+        cloud_event_types: Mapping[str, str] = NO_TYPES,
     ) -> None:
         self.time = START
         self.issuer = issuer
@@ -157,6 +159,7 @@ class Desk:
             renderer=RENDERER,
             announce=self.announced.extend,
             metrics=self.metrics,
+            types=cloud_event_types,
             now=lambda: self.time,
         )
         self.processor = activities.processor
@@ -192,6 +195,7 @@ class Desk:
             inbox=Inbox(self.database.inbox, self.announced.extend),
             renderer=RENDERER,
             event_types=event_types,
+            cloud_event_types=cloud_event_types,
             journal=cast(Journal, self.journal),
             preview=activities.preview,
             explain=Explain(

@@ -529,9 +529,19 @@ def test_rest_is_below_the_same_path_as_the_stream(stream: str, rest: str) -> No
     assert rest_of(stream) == rest
 
 
+def test_a_cloud_event_is_published_unchanged_under_its_own_id_and_organizer() -> None:
+    event = (
+        b'{"specversion": "1.0", "id": "42", "source": "/s", "type": "T", "organizerid": "o1", "data": {}}'
+    )
+    assert read_messages(event, "f") == [Message("o1", event, "42")]
+    without = event.replace(b', "organizerid": "o1"', b"")
+    assert read_messages(b"[" + without + b"]", "f") == [Message("42", without, "42")]
+
+
 def test_an_explanation_prints_no_control_character_of_a_publisher() -> None:
     type, reason = "\x1b]0;title\x07X", "\x1b[2J"
-    trace = ActivityTrace("t/0/1", type, None, None, 0, "unknown_type", reason, "2026-01-01")
+    nothing = (None, None, None, "https://x\x1b[2J")
+    trace = ActivityTrace("t/0/1", type, None, None, 0, "unknown_type", reason, "2026-01-01", [], *nothing)
     found = ActivityExplanation("e\x1b[2J", "e", trace, 0, [], [])
     assert all(line.isprintable() for line in _lines(found))
 

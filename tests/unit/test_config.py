@@ -72,6 +72,13 @@ def test_lists_are_separated_by_commas_and_trimmed() -> None:
     assert settings.cors_origins == ("https://a.example", "https://b.example")
 
 
+def test_the_types_of_cloud_events_are_pairs_whose_names_may_hold_an_equals_sign() -> None:
+    settings = Settings.load(
+        {}, {"APP_ENV_CLOUDEVENT_TYPES": "com.acme.paid=PAID, https://a.example/?t=1 = X,"}
+    )
+    assert settings.cloudevent_types == (("com.acme.paid", "PAID"), ("https://a.example/?t=1", "X"))
+
+
 @pytest.mark.parametrize(
     ("given", "prefix"), [("/", ""), ("signal", "/signal"), ("/signal/", "/signal"), ("/a/b", "/a/b")]
 )
@@ -94,6 +101,8 @@ OTHER_PATH = "a path that does not begin as one of this service's own, such as /
         ("APP_ENV_KAFKA_FALLBACK_MODE", "newest", "one of latest, earliest"),
         ("APP_ENV_KAFKA_BOOTSTRAP_SERVERS", "broker:0", "host:port pairs separated by commas"),
         ("APP_ENV_KAFKA_BOOTSTRAP_SERVERS", "broker:99999", "host:port pairs separated by commas"),
+        ("APP_ENV_CLOUDEVENT_TYPES", "com.acme", "pairs name=value separated by commas, each name once"),
+        ("APP_ENV_CLOUDEVENT_TYPES", "a=B,a=C", "pairs name=value separated by commas, each name once"),
         ("APP_ENV_TIME_ZONE", "Mars/Olympus", "an IANA time zone such as UTC or Asia/Ho_Chi_Minh"),
         ("APP_ENV_PATH_PREFIX", "/a b", "a path such as /signal, of letters, digits and . _ ~ -"),
         ("APP_ENV_PATH_PREFIX", "/a/../b", "a path such as /signal, of letters, digits and . _ ~ -"),

@@ -102,7 +102,7 @@ REASONS = {
     ),
     "Kafka Connect": (encoded({"schema": {"type": "struct"}, "payload": MESSAGE}), "schemas.enable=false"),
     "a CloudEvent without data": (encoded({k: v for k, v in EVENT.items() if k != "data"}), "CloudEvent"),
-    "a CloudEvent of base64": (encoded(EVENT | {"data": None, "data_base64": "AAAA"}), "CloudEvent"),
+    "a CloudEvent of base64": (encoded(EVENT | {"data": None, "data_base64": "AAAA"}), "does not hold JSON"),
     "any other object": (encoded({"hello": 1}), "eventType is missing"),
 }
 

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nx_signal.activities.fields import MAX_MESSAGE_BYTES, MAX_RECIPIENTS
 from nx_signal.activities.message import (
-    MAX_MESSAGE_BYTES,
-    MAX_RECIPIENTS,
     UnknownType,
     check,
     decode,

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import msgspec
 import structlog
 
+from nx_signal.activities.bounded import number
 from nx_signal.activities.content import Rendered, Renderer
-from nx_signal.activities.message import number, rejected
+from nx_signal.activities.fields import rejected
 from nx_signal.model import Activity, CorrectableRow, Json, Notification, Scope
 from nx_signal.model.json import JsonDecoder
 from nx_signal.model.text import encode_json

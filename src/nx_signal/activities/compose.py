@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.corrector import Corrector
 from nx_signal.activities.drafts import Announce
@@ -34,8 +36,9 @@ def compose_activities(
     now: Now,
     push_to_members: PushToMembers | None = None,
     notification_bytes: int = NOTIFICATION_BYTES,
+    types: Mapping[str, str] = NO_TYPES,
 ) -> Activities:
-    """`push_to_members` is None where no client is connected."""
+    """`push_to_members` is None where no client is connected. `types`: a CloudEvent's type → eventType."""
     corrector = Corrector(
         database.corrections, database.traces, renderer, announce, metrics, notification_bytes
     )
@@ -51,9 +54,10 @@ def compose_activities(
         now=now,
         push_to_members=push_to_members,
         notification_bytes=notification_bytes,
+        types=types,
     )
     return Activities(
         processor=processor,
         replay=Replay(processor, database.dead_letters, metrics),
-        preview=Preview(registry, renderer, database.directory, now, notification_bytes),
+        preview=Preview(registry, renderer, database.directory, now, notification_bytes, types),
     )

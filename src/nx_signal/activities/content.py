@@ -26,7 +26,7 @@ from markdown_it.token import Token
 
 from nx_signal.activities.catalogs import Catalog
 from nx_signal.activities.event_type import COUNT, Message, Money, Value, one_line, safe_url
-from nx_signal.activities.message import rejected
+from nx_signal.activities.fields import rejected
 from nx_signal.activities.registry import Registry
 from nx_signal.errors import SettingsError
 from nx_signal.model import LOCALES, Activity

@@ -1,5 +1,4 @@
-"""What a value is around, or instead of, a message: a byte-order mark and a CloudEvent in structured mode are
-opened; what is no activity is named, so that the reason of the dead letter helps."""
+"""What a value is that is no message: it is named, so that the reason of the dead letter helps."""
 
 from __future__ import annotations
 
@@ -7,10 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from nx_signal.errors import MessageRejected
-from nx_signal.model.json import JsonDecoder
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from nx_signal.activities.cloud_events import BYTE_ORDER_MARK, fields_of
 
 _OTHER_ENCODINGS = {
     b"\xff\xfe\x00\x00": "UTF-32",
@@ -24,35 +20,6 @@ _COMPRESSED = {
     b"\x04\x22\x4d\x18": "lz4",
     b"\x82SNAPPY\x00": "snappy",
 }
-_FROM_CLOUD_EVENT = {"type": "eventType", "time": "occurredAt", "subject": "subject"}
-"""Where the data has none of its own."""
-_IDENTITY = {"id": "eventId", "source": "eventSource"}
-"""Of the event, whatever its data has."""
-_CREATE = b'"create"'
-
-_object = JsonDecoder[dict[str, msgspec.Raw]](dict[str, msgspec.Raw])
-
-
-def opened(value: bytes) -> bytes:
-    """The message: without a byte-order mark, and out of a CloudEvent in structured mode, whose `data` is the
-    message (https://github.com/cloudevents/spec, JSON Event Format 1.0.2). Raises MessageRejected for a
-    CloudEvent without such data."""
-    value = value.removeprefix(BYTE_ORDER_MARK)
-    if b'"specversion"' not in value:
-        return value
-    event = _fields_of(value)
-    if event is None or "specversion" not in event or "eventType" in event:
-        return value
-    data = _fields_of(event.get("data", msgspec.Raw(b"null")))
-    if data is None:
-        raise MessageRejected(
-            "message: a CloudEvent whose `data` is not an object with the fields of an activity."
-        )
-    outer = {ours: event[theirs] for theirs, ours in _FROM_CLOUD_EVENT.items() if theirs in event}
-    identity = {ours: event[theirs] for theirs, ours in _IDENTITY.items() if theirs in event}
-    if bytes(data.get("action", _CREATE)) != _CREATE:  # it names the event that it corrects
-        return msgspec.json.encode(outer | identity | data)
-    return msgspec.json.encode(outer | data | identity)
 
 
 def foreign(value: bytes) -> str | None:
@@ -77,18 +44,21 @@ def foreign(value: bytes) -> str | None:
         return "message: an Avro file; send JSON."
     text = value.removeprefix(BYTE_ORDER_MARK).lstrip(b" \t\r\n")
     if text.startswith(b"["):
-        return "message: a list where one message is expected; send a record for each."
+        return (
+            "message: a list where one message is expected; send a record for each, or CloudEvents with "
+            "content-type application/cloudevents-batch+json."
+        )
     if text.startswith(b'"'):
         return "message: a JSON string; where it holds JSON, that was encoded twice."
     if text.startswith(b"{"):
-        return _foreign_object(_fields_of(text))
+        return _foreign_object(fields_of(text))
     return "message: no text but a binary format, such as Protobuf; send JSON." if _binary(text) else None
 
 
 def _foreign_object(fields: Mapping[str, msgspec.Raw] | None) -> str | None:
     if fields is None or "eventType" in fields:
         return None
-    inner = _fields_of(fields["payload"]) if "payload" in fields else None
+    inner = fields_of(fields["payload"]) if "payload" in fields else None
     if _is_change(fields) or (inner is not None and _is_change(inner)):
         return (
             "message: a change event of Debezium (before, after, op), not an activity; publish activities "
@@ -104,13 +74,6 @@ def _foreign_object(fields: Mapping[str, msgspec.Raw] | None) -> str | None:
 
 def _is_change(fields: Mapping[str, msgspec.Raw]) -> bool:
     return "op" in fields and ("after" in fields or "before" in fields)
-
-
-def _fields_of(value: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
-    try:
-        return _object.decode(value)
-    except msgspec.DecodeError:
-        return None
 
 
 def _binary(text: bytes) -> bool:

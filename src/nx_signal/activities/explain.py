@@ -172,7 +172,7 @@ class Explain:
         memberships = (await self._directory.memberships([user_id]))[user_id]
         row = others[0] if others else None
         had_newer = row is not None and await self._had_newer(found.trace, row, user_id)
-        return why_not(found.trace, row, memberships, had_newer=had_newer)
+        return why_not(user_id, found.trace, row, memberships, had_newer=had_newer)
 
     async def _had_newer(self, trace: Trace | None, row: ActivityRow, user_id: str) -> bool:
         """Of the key of this row of another recipient, when the activity was handled."""

@@ -20,7 +20,7 @@ from nx_signal.model.json import JsonDecoder
 MAX_CHARS = 256
 """Of an identity, a key of indexes. A longer one is replaced by its hash."""
 
-_POSITION = re.compile(r"[A-Za-z0-9._-]{1,249}/\d{1,10}/\d{1,19}(@[0-9a-f]+)?")
+_POSITION = re.compile(r"[A-Za-z0-9._-]{1,249}/\d{1,10}/\d{1,19}(#\d{1,4})?(@[0-9a-f]+)?")
 _LIST = '["'
 
 
@@ -63,6 +63,8 @@ _CONTENT = (
     "eventType",
     "recipientScope",
     "recipientIds",
+    "audience",
+    "excludeActor",
     "actorId",
     "actor",
     "organizerId",

@@ -12,52 +12,47 @@ import uuid
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Annotated, TypeAlias, TypeVar
+from types import MappingProxyType
+from typing import Annotated, TypeVar
 
 import msgspec
 
-from nx_signal.activities.envelope import BYTE_ORDER_MARK, foreign, opened
+from nx_signal.activities.audience import Entries, addressed
+from nx_signal.activities.bounded import number, require_bounded, too_deep
+from nx_signal.activities.cloud_events import BYTE_ORDER_MARK, CONTENT_TYPE, NO_TYPES, STRUCTURED, opened
+from nx_signal.activities.envelope import foreign
+from nx_signal.activities.fields import (
+    MAX_ID_CHARS,
+    MAX_MESSAGE_BYTES,
+    MAX_MESSAGES,
+    MAX_RECIPIENTS,
+    MAX_SOURCE_CHARS,
+    Id,
+    Source,
+    rejected,
+)
 from nx_signal.activities.identity import digest_of, identity
 from nx_signal.activities.limits import json_bytes
 from nx_signal.activities.repair import REPLACEMENT, repaired, slices, spelled
+from nx_signal.activities.trace_context import context_of
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Action, Activity, Correction, Json, Position, Priority, Record, Scope
+from nx_signal.model import Action, Activity, Correction, Json, OneScope, Position, Priority, Record
 from nx_signal.model.json import JsonDecoder, TooDeep
 from nx_signal.model.timestamps import to_milliseconds
 
-MAX_MESSAGE_BYTES = 1_048_576
-"""Kafka's own default limit of a message."""
-MAX_ID_CHARS = 256
-"""Ids are keys of indexes, and a UUID or a URN fits many times over."""
-MAX_SOURCE_CHARS = 2_048
-"""A URI reference."""
-MAX_RECIPIENTS = 10_000
-"""One message is one unit of work; a larger audience is what the scopes `org` and `merchant` are for."""
-MAX_DEPTH = 64
-"""Levels of objects and lists: far below where JSON parsers fail, far above real messages."""
-MAX_MESSAGES = 1_000
-"""Messages in one body of POST /activities."""
-MAX_REASON_CHARS = 300
-"""The reason is kept with the dead letter and may quote the message."""
-MAX_EXPONENT = 308
-"""Of a number, as of a double. Also bounds the work of writing one out."""
-MAX_DECIMALS = 1_000
-_TOO_LARGE: int = 10 ** (MAX_EXPONENT + 1)
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 """Of moments; both leave room for any time zone's offset."""
 
 _CREATES = (None, "create")
 """Values of `action` in a message that is an activity by itself."""
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MOMENT = re.compile(r"[0-9W-]{8,10}([Tt ][0-9:.,]{2,18} ?([Zz]|[+-][0-9:]{2,8})?)?")
 _NO_POSITION = Position("unsent", 0, 0)
 
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
-Source = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
+NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
+_STRUCTURED: Mapping[str, bytes] = {CONTENT_TYPE: STRUCTURED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +64,7 @@ class UnknownType:
 
 _EXPECTED = {
     "recipientScope": "expected `org`, `merchant` or `users`",
+    "audience.scope": "expected `org`, `merchant` or `users`",
     "action": "expected `create`, `update` or `retract`",
     "priority": "expected `normal` or `high`",
 }
@@ -86,13 +82,16 @@ class _Identified(msgspec.Struct, rename="camel"):
 
 
 class ActivityMessage(msgspec.Struct, rename="camel"):
-    """One activity (CONTRACT §3): what happened, and whom it concerns. Unknown fields are ignored."""
+    """One activity (CONTRACT §3): what happened, and whom it concerns, by `recipientScope` or by `audience`.
+    Unknown fields are ignored."""
 
     event_type: Id
-    recipient_scope: Scope
     actor_id: Id
     organizer_id: Id
     occurred_at: str
+    recipient_scope: OneScope | None = None
+    audience: Entries | None = None
+    exclude_actor: bool | None = None
     actor: dict[str, Json] | None = None
     merchant_id: Id | None = None
     recipient_ids: Annotated[list[Id], msgspec.Meta(max_length=MAX_RECIPIENTS)] | None = None
@@ -127,14 +126,6 @@ class _Correction(_Correcting, kw_only=True):
 S = TypeVar("S")
 
 
-def number(text: str) -> Decimal:
-    """A fraction of JSON with all its digits, infinite where no decoder could hold it."""
-    try:
-        return Decimal(text)
-    except InvalidOperation:  # an exponent of many digits
-        return Decimal("Infinity")
-
-
 _typed = JsonDecoder[_Typed](_Typed)
 _identified = JsonDecoder[_Identified](_Identified)
 _wire = JsonDecoder[ActivityMessage](ActivityMessage, float_hook=number)
@@ -143,37 +134,54 @@ _CORRECTED = ("action", "data", "occurredAt")
 
 
 def decode(
-    record: Record, known: Container[str], notification_bytes: int | None = None
+    record: Record,
+    known: Container[str],
+    notification_bytes: int | None = None,
+    types: Mapping[str, str] = NO_TYPES,
 ) -> Activity | Correction | UnknownType:
     """The activity of a record, or the correction of another one, or `UnknownType` when its eventType is not
     in `known` (then nothing else of it is validated). `notification_bytes`: what its `data`, and its `actor`,
-    may have as JSON.
+    may have as JSON. `types`: the type of a CloudEvent → eventType.
 
     Scope `merchant` without a merchantId and scope `users` without recipientIds are well-formed:
     they name no recipients. Raises MessageRejected."""
-    return _decode(record.value, record.position, record.headers, known, notification_bytes)
+    return _decode(record.value, record.position, record.headers, known, notification_bytes, types)
 
 
-def best_effort_ids(record: Record) -> tuple[str, str | None]:
+def best_effort_ids(record: Record, types: Mapping[str, str] = NO_TYPES) -> tuple[str, str | None]:
     """(activity id, eventType) of a record that `decode` rejects, as far as they can be read; without an id,
     and of a correction, its position."""
-    if acts(record.value):
+    if acts(record.value, record.headers):
         return str(record.position), None
-    event_id, source = _readable_ids(record.value)
+    event_id, source = _readable_ids(record.value, record.headers)
     with contextlib.suppress(MessageRejected):
         event_id = event_id or _header_id(record.headers)
         source = source or _header_source(record.headers)
-    type = event_type_of(record.value)
+    type = event_type_of(record.value, types, record.headers)
     return identity(event_id, source) if event_id else str(record.position), type
 
 
-def check(value: bytes, known: Container[str] | None = None, notification_bytes: int | None = None) -> None:
-    """Would `decode` take this message? Raises MessageRejected. Without `known` every type is known."""
-    _decode(value, _NO_POSITION, {}, known, notification_bytes)
+def check(
+    value: bytes,
+    known: Container[str] | None = None,
+    notification_bytes: int | None = None,
+    types: Mapping[str, str] = NO_TYPES,
+    *,
+    events: bool = False,
+) -> None:
+    """Would `decode` take this message? Raises MessageRejected. Without `known` every type is known.
+    `events`: it must be a CloudEvent."""
+    headers = _STRUCTURED if events else NO_HEADERS
+    _decode(value, _NO_POSITION, headers, known, notification_bytes, types)
 
 
 def split(
-    body: bytes, known: Container[str] | None = None, notification_bytes: int | None = None
+    body: bytes,
+    known: Container[str] | None = None,
+    notification_bytes: int | None = None,
+    types: Mapping[str, str] = NO_TYPES,
+    *,
+    events: bool = False,
 ) -> list[tuple[str, bytes]]:
     """(event id, message) for each message of a body that holds one, or a list of at most 1,000.
 
@@ -181,7 +189,7 @@ def split(
     generated here, and is then in the pair alone. Raises MessageRejected, naming the index in a list."""
     body = body.removeprefix(BYTE_ORDER_MARK)
     if not body.lstrip(b" \t\r\n").startswith(b"["):
-        check(body, known, notification_bytes)
+        check(body, known, notification_bytes, types, events=events)
         return [(_event_id(body), body)]
     messages = _parse(slices, body)
     if len(messages) > MAX_MESSAGES:
@@ -189,7 +197,7 @@ def split(
     pairs = []
     for index, message in enumerate(messages):
         try:
-            check(message, known, notification_bytes)
+            check(message, known, notification_bytes, types, events=events)
         except MessageRejected as error:
             text = str(error)
             rest = text.removeprefix("message") if text.startswith("message") else "." + text
@@ -198,20 +206,22 @@ def split(
     return pairs
 
 
-def event_type_of(message: bytes) -> str | None:
+def event_type_of(
+    message: bytes, types: Mapping[str, str] = NO_TYPES, headers: Mapping[str, bytes] = NO_HEADERS
+) -> str | None:
     """Of an activity, as far as it can be read."""
-    typed = _typed_of(message)
+    typed = _typed_of(message, types, headers)
     return None if typed.event_type is msgspec.UNSET or typed.action not in _CREATES else typed.event_type
 
 
-def acts(message: bytes) -> bool:
+def acts(message: bytes, headers: Mapping[str, bytes] = NO_HEADERS) -> bool:
     """Whether it is about an activity that another message brought, as far as it can be read."""
-    return _typed_of(message).action not in _CREATES
+    return _typed_of(message, NO_TYPES, headers).action not in _CREATES
 
 
-def _typed_of(message: bytes) -> _Typed:
+def _typed_of(message: bytes, types: Mapping[str, str], headers: Mapping[str, bytes]) -> _Typed:
     try:
-        return _typed.decode(opened(repaired(message)[0]))
+        return _typed.decode(opened(repaired(message)[0], headers, types))
     except (MessageRejected, msgspec.DecodeError):
         return _Typed()
 
@@ -245,14 +255,8 @@ def readable(error: msgspec.ValidationError, root: str = "") -> MessageRejected:
     field = (root + path.rstrip("`").replace("[...]", "")).lstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
         return rejected(f"{field}.{missing[1]} is missing.".lstrip("."))
-    text = _EXPECTED.get(field, text)
+    text = _EXPECTED.get(re.sub(r"\[\d+\]", "", field), text)
     return rejected(f"{field or 'message'}: {text[:1].lower()}{text[1:]}.")
-
-
-def rejected(text: str) -> MessageRejected:
-    """A MessageRejected whose text can itself be stored and logged, whatever it quotes."""
-    text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-    return MessageRejected(text if len(text) <= MAX_REASON_CHARS else text[:MAX_REASON_CHARS] + "…")
 
 
 def _decode(
@@ -261,12 +265,13 @@ def _decode(
     headers: Mapping[str, bytes],
     known: Container[str] | None,
     notification_bytes: int | None,
+    types: Mapping[str, str],
 ) -> Activity | Correction | UnknownType:
     if len(value) > MAX_MESSAGE_BYTES:
         raise rejected(f"message must be at most {MAX_MESSAGE_BYTES} bytes, not {len(value)}.")
     sent = value
     value, replaced = repaired(sent)
-    value = opened(value)
+    value = opened(value, headers, types)
     try:
         typed = _parse(_typed.decode, value)
         event_type = typed.event_type
@@ -281,18 +286,24 @@ def _decode(
         return UnknownType(event_type)
     wire = _parse(_wire.decode, value)
     given_id, source = _ids(wire, sent, replaced, headers)
+    scope, reaches, users = addressed(
+        wire.recipient_scope, wire.recipient_ids, wire.audience, wire.organizer_id
+    )
     activity = Activity(
         id=identity(given_id, source) if given_id else str(position),
         given_id=given_id,
         source=source,
         digest=digest_of(value),
         type=event_type,
-        scope=wire.recipient_scope,
+        scope=scope,
         actor_id=wire.actor_id,
         actor=wire.actor or {},
         organizer_id=wire.organizer_id,
         merchant_id=wire.merchant_id,
-        recipient_ids=tuple(dict.fromkeys(wire.recipient_ids or ())),
+        recipient_ids=users,
+        audience=reaches,
+        exclude_actor=bool(wire.exclude_actor),
+        context=context_of(value, headers, reaches, wire.actor_id if wire.exclude_actor else None),
         data=wire.data or {},
         subject=wire.subject or None,
         occurred_at=moment(wire.occurred_at, "occurredAt"),
@@ -303,7 +314,7 @@ def _decode(
     )
     if replaced:
         _require_whole(activity)
-    _require_bounded({"actor": wire.actor, "data": wire.data})
+    require_bounded({"actor": wire.actor, "data": wire.data})
     if notification_bytes is None:
         return activity
     json_bytes("actor", activity.actor, notification_bytes)
@@ -322,7 +333,7 @@ def _decode_correction(
     given_id, source = _ids(wire, sent, replaced, headers)
     if given_id is None:
         raise rejected("eventId is missing: name the activity that is to be corrected.")
-    _require_bounded({"data": wire.data})
+    require_bounded({"data": wire.data})
     data = (wire.data or {}) if wire.action == "update" else {}
     if notification_bytes is not None:
         json_bytes("data", data, notification_bytes)
@@ -340,7 +351,7 @@ def _decode_correction(
 def _ids(
     wire: ActivityMessage | _Correction, sent: bytes, replaced: int, headers: Mapping[str, bytes]
 ) -> tuple[str | None, str | None]:
-    event_id, source = _readable_ids(sent) if replaced else (wire.event_id, wire.event_source)
+    event_id, source = _readable_ids(sent, headers) if replaced else (wire.event_id, wire.event_source)
     return event_id or _header_id(headers), source or _header_source(headers)
 
 
@@ -348,7 +359,7 @@ def _require_whole(activity: Activity) -> None:
     """An id with a replaced character has no members: the activity would go to the actor, unnoticed. Under a
     collapse key with one it would take the place of what has another key."""
     named: dict[str, str | None] = {"collapseKey": activity.collapse_key}
-    if activity.scope in ("org", "merchant"):
+    if activity.scope != "users":
         named["organizerId"] = activity.organizer_id
     if activity.scope == "merchant":
         named["merchantId"] = activity.merchant_id
@@ -365,7 +376,7 @@ def _parse(decode: Callable[[bytes], S], value: bytes) -> S:
             _raise_with_field(value)
         raise readable(error) from None
     except TooDeep:
-        raise _too_deep("message") from None
+        raise too_deep("message") from None
     except ValueError as error:  # msgspec.DecodeError is one
         _raise_with_field(value)
         raise rejected(f"message: not JSON ({error}).") from None
@@ -378,50 +389,7 @@ def _raise_with_field(value: bytes) -> None:
         parsed = json.loads(value, parse_int=number, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError):
         return
-    _require_bounded([parsed] if not isinstance(parsed, (dict, list)) else parsed)
-
-
-_Path: TypeAlias = "tuple[_Path | None, str | int] | None"
-"""A linked path: joined only for an error, so that other messages do not pay for it."""
-
-
-def _require_bounded(whole: dict[str, Json] | list[Json]) -> None:
-    """Raise MessageRejected, naming the field, for a number beyond the bounds or too many levels."""
-    todo: list[tuple[_Path, dict[str, Json] | list[Json], int]] = [(None, whole, 0)]
-    while todo:
-        path, container, depth = todo.pop()
-        if depth > MAX_DEPTH:
-            raise _too_deep(_join(path))
-        parts = container.items() if isinstance(container, dict) else enumerate(container)
-        for step, part in parts:
-            kind = type(part)
-            if kind is int or kind is Decimal:
-                if not _bounded(part):
-                    raise rejected(
-                        f"{_join((path, step))} must be a number below 1e{MAX_EXPONENT + 1} "
-                        f"with at most {MAX_DECIMALS} decimals."
-                    )
-            elif kind is dict or kind is list:
-                todo.append(((path, step), part, depth + 1))
-
-
-def _bounded(number: int | Decimal) -> bool:
-    if isinstance(number, int):
-        return -_TOO_LARGE < number < _TOO_LARGE
-    exponent = number.as_tuple().exponent  # a letter where it is not finite
-    return isinstance(exponent, int) and exponent >= -MAX_DECIMALS and number.adjusted() <= MAX_EXPONENT
-
-
-def _join(path: _Path) -> str:
-    parts: list[str] = []
-    while path is not None:
-        path, step = path
-        parts.append(f"[{step}]" if isinstance(step, int) else f".{step}")
-    return "".join(reversed(parts)).lstrip(".") or "message"
-
-
-def _too_deep(field: str) -> MessageRejected:
-    return rejected(f"{field}: nested deeper than {MAX_DEPTH} levels.")
+    require_bounded([parsed] if not isinstance(parsed, (dict, list)) else parsed)
 
 
 def _header_id(headers: Mapping[str, bytes]) -> str | None:
@@ -444,14 +412,14 @@ def _header(headers: Mapping[str, bytes], name: str, limit: int) -> str | None:
 
 def _event_id(message: bytes) -> str:
     """Of a message that `check` took; one of an unknown type may still hold anything there."""
-    return _readable_ids(message)[0] or str(uuid.uuid4())
+    return _readable_ids(message, NO_HEADERS)[0] or str(uuid.uuid4())
 
 
-def _readable_ids(message: bytes) -> tuple[str | None, str | None]:
+def _readable_ids(message: bytes, headers: Mapping[str, bytes]) -> tuple[str | None, str | None]:
     """The eventId and the eventSource; None where there is none that can be one. What no store holds is
     spelled in them."""
     try:
-        found = _identified.decode(opened(spelled(message)))
+        found = _identified.decode(opened(spelled(message), headers, NO_TYPES))
     except (MessageRejected, msgspec.DecodeError):
         return None, None
     return found.event_id, found.event_source

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
 
+from nx_signal.activities.cloud_events import NO_TYPES, is_event
 from nx_signal.activities.message import UnknownType, best_effort_ids, decode, unknown_type
 from nx_signal.errors import MessageRejected, StoreRejected
 from nx_signal.model import Activity, Correction, DeadLetter, Outcome, Record, Rule, Trace
 from nx_signal.model.timestamps import format_timestamp
+
+NOBODY = "The actor gets nothing of it (excludeActor), and its scope has no other recipients."
 
 log = structlog.get_logger()
 
@@ -33,18 +37,19 @@ class ProcessedRecord:
 
 
 def opened(
-    record: Record, known: frozenset[str], notification_bytes: int
+    record: Record, known: frozenset[str], notification_bytes: int, types: Mapping[str, str] = NO_TYPES
 ) -> Activity | Correction | ProcessedRecord:
-    """The activity of a record, or the correction of one, or what becomes of a record that has neither."""
-    if record.is_tombstone:
+    """The activity of a record, or the correction of one, or what becomes of a record that has neither. A
+    CloudEvent in binary mode may have no data, and then has no value."""
+    if record.is_tombstone and not is_event(record.headers):
         position = str(record.position)
         return ProcessedRecord(record, Trace(position, position, None, None, None, 0, "tombstone"))
     try:
-        found = decode(record, known, notification_bytes)
+        found = decode(record, known, notification_bytes, types)
     except Exception as error:
-        return failed(record, error)
+        return failed(record, error, types=types)
     if isinstance(found, UnknownType):
-        id, _ = best_effort_ids(record)
+        id, _ = best_effort_ids(record, types)
         why = unknown_type(found.type, known)
         trace = Trace(id, str(record.position), found.type, None, None, 0, "unknown_type", why)
         return ProcessedRecord(record, trace)
@@ -57,6 +62,7 @@ def failed(
     activity: Activity | None = None,
     rule: Rule | None = None,
     many: int = 0,
+    types: Mapping[str, str] = NO_TYPES,
 ) -> ProcessedRecord:
     """A dead letter, with what is known of its activity and of its recipients."""
     reason = failure_reason(error)
@@ -65,7 +71,7 @@ def failed(
     log.warning("dead_letter", position=str(record.position), why=reason)
     if activity is not None:
         return handled(record, activity, rule, many, "dead_letter", reason)
-    id, type = best_effort_ids(record)
+    id, type = best_effort_ids(record, types)
     return ProcessedRecord(
         record, Trace(id, str(record.position), type, None, None, 0, "dead_letter", reason)
     )
@@ -76,6 +82,11 @@ def set_aside(record: Record, reason: str) -> ProcessedRecord:
     position = str(record.position)
     log.error("record_set_aside", position=position, why=reason)
     return ProcessedRecord(record, Trace(position, position, None, None, None, 0, "dead_letter", reason))
+
+
+def nobody(record: Record, activity: Activity) -> ProcessedRecord:
+    """Of an activity that is for nobody."""
+    return handled(record, activity, activity.scope, 0, "stored", NOBODY)
 
 
 def handled(
@@ -96,6 +107,7 @@ def handled(
         outcome=outcome,
         reason=reason or _correction(activity.corrected_at) or repair(activity.replaced),
         digest=None if outcome == "dead_letter" else activity.digest,
+        context=activity.context,
     )
     return ProcessedRecord(record, trace)
 

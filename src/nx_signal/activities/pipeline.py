@@ -11,6 +11,7 @@ from dataclasses import replace
 import structlog
 import trio
 
+from nx_signal.activities.batches import unbatched
 from nx_signal.activities.handling import Handling
 from nx_signal.activities.in_hand import InHand, Key, key_of
 from nx_signal.activities.lanes import AT_WORK, Lanes
@@ -67,7 +68,8 @@ class Pipeline:
             task_status.started()
             with taking:
                 async for batch in batches:
-                    await queue.send(batch)
+                    for part in unbatched(batch):
+                        await queue.send(part)
             queue.close()
         finished.set()
 

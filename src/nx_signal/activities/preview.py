@@ -9,14 +9,16 @@ from datetime import datetime
 from itertools import islice
 from typing import Literal, TypeAlias
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.content import Rendered, Renderer
 from nx_signal.activities.drafts import drafts_of, render
+from nx_signal.activities.fields import rejected
 from nx_signal.activities.limits import NOTIFICATION_BYTES, stored_bytes
-from nx_signal.activities.message import UnknownType, decode, rejected
+from nx_signal.activities.message import UnknownType, decode
 from nx_signal.activities.outcome import failure_reason
 from nx_signal.activities.recipients import find_recipients, resolve
 from nx_signal.activities.registry import Registry
-from nx_signal.model import Activity, Correction, Position, Priority, Record, Rule, Scope
+from nx_signal.model import Activity, Correction, Position, Priority, Reach, Record, Rule, Scope
 from nx_signal.ports import Now
 from nx_signal.store import Directory
 
@@ -72,16 +74,19 @@ class Preview:
         directory: Directory,
         now: Now,
         notification_bytes: int = NOTIFICATION_BYTES,
+        types: Mapping[str, str] = NO_TYPES,
     ) -> None:
         self._registry = registry
         self._renderer = renderer
         self._directory = directory
         self._now = now
         self._notification_bytes = notification_bytes
+        self._types = types
 
     async def preview(self, message: bytes) -> Previewed:
         """Raises MessageRejected with the text that the dead letter would have."""
-        activity = decode(Record(_UNSENT, None, message), self._registry.names, self._notification_bytes)
+        record = Record(_UNSENT, None, message)
+        activity = decode(record, self._registry.names, self._notification_bytes, self._types)
         if isinstance(activity, Correction):
             raise rejected(
                 f"action: {activity.action} has no preview; send the activity itself, with the data that it "
@@ -96,7 +101,7 @@ class Preview:
             stored_bytes(activity.subject, activity.data_bytes, rendered, self._notification_bytes)
         except Exception as error:
             raise rejected(failure_reason(error)) from error
-        shown = list(islice(drafts_of(resolved, rendered), MAX_SHOWN))
+        shown = list(islice(drafts_of(resolved, rendered), MAX_SHOWN)) if rendered else []
         organizer = activity.organizer_id
         users = [draft.recipient_id for draft in shown]
         known = await self._directory.locales(
@@ -128,6 +133,11 @@ class Preview:
 
 def reason_of(activity: Activity, rule: Rule) -> str:
     """Why these recipients, as a sentence."""
+    without = f" Without the actor {activity.actor_id}." if activity.exclude_actor else ""
+    return _reason_of(activity, rule) + without
+
+
+def _reason_of(activity: Activity, rule: Rule) -> str:
     organizer, merchant = activity.organizer_id, activity.merchant_id
     match rule:
         case "org":
@@ -136,6 +146,8 @@ def reason_of(activity: Activity, rule: Rule) -> str:
             return f"A member of merchant {merchant} of organizer {organizer}."
         case "users":
             return "Named in recipientIds."
+        case "audience":
+            return f"In the audience: {'; '.join(map(described, activity.audience))}."
         case "actor":
             return f"The actor, because {reason_of_actor(activity.scope, organizer, merchant)}."
 
@@ -149,5 +161,18 @@ def reason_of_actor(scope: Scope, organizer: str, merchant: str | None) -> str:
             return f"merchant {merchant} of organizer {organizer} has no members"
         case "merchant":
             return "the message names no merchant"
+        case "audience":
+            return "nobody is in the audience"
         case _:
             return "recipientIds names nobody"
+
+
+def described(reach: Reach) -> str:
+    """Whom it names."""
+    match reach.scope:
+        case "org":
+            return f"members of organizer {reach.organizer_id} or of one of its merchants"
+        case "merchant":
+            return f"members of merchant {reach.merchant_id} of organizer {reach.organizer_id}"
+        case _:
+            return f"the {reach.named} users that it names"

@@ -3,13 +3,13 @@ records of the sources, a replay for dead letters; a preview takes the same step
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import trio
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.content import Rendered, Renderer, negotiate
 from nx_signal.activities.corrector import Corrector, as_corrected
 from nx_signal.activities.drafts import (
@@ -23,13 +23,15 @@ from nx_signal.activities.drafts import (
 )
 from nx_signal.activities.identity import depends_on, settled
 from nx_signal.activities.limits import stored_bytes
-from nx_signal.activities.outcome import ProcessedRecord, expired, failed, opened, written
+from nx_signal.activities.outcome import ProcessedRecord, expired, failed, nobody, opened, written
+from nx_signal.activities.portions import Portions
 from nx_signal.activities.progress import ALONE_ROWS, Progress, pause_s
 from nx_signal.activities.recipients import (
     Recipients,
     ResolvedRecipients,
-    audience_of,
+    audiences_of,
     find_recipients,
+    given,
     recipients_of,
     resolve,
 )
@@ -80,7 +82,9 @@ class ActivityProcessor:
         notification_bytes: int,
         now: Now,
         push_to_members: PushToMembers | None = None,
+        types: Mapping[str, str] = NO_TYPES,
     ) -> None:
+        """`types`: the type of a CloudEvent → eventType."""
         self._registry = registry
         self._renderer = renderer
         self._directory = directory
@@ -90,6 +94,7 @@ class ActivityProcessor:
         self._corrector = corrector
         self._push_to_members = push_to_members
         self._notification_bytes = notification_bytes
+        self._types = types
         self._metrics = metrics
         self._now = now
         for name in registry.names:
@@ -127,6 +132,8 @@ class ActivityProcessor:
         most = MAX_DRAFTS + 1
         asked = await find_recipients(self._directory, list(activities.values()), most)
         found = dict(zip(activities, asked, strict=True))
+        for index in [index for index, each in found.items() if not each.users]:
+            outcomes[index] = nobody(records[index], found.pop(index).activity)
         few = {index: each for index, each in found.items() if len(each.users) < most}
         resolved = dict(zip(few, await resolve(self._directory, list(few.values())), strict=True))
         fitting = self._fitting(records, outcomes, resolved)
@@ -162,9 +169,11 @@ class ActivityProcessor:
             return activity
         texts: Mapping[str, Rendered] = {}
         sizes: Mapping[str, int] = {}
-        members: deque[str] = deque()
+        portions = None
+        if audiences_of(activity):
+            portions = Portions(self._directory, activity, progress.after, AUDIENCE_PORTION)
         while not self._has_expired(activity) and (
-            portion := await self._portion(activity, progress, members)
+            portion := await self._portion(activity, progress, portions)
         ):
             progress.rule = portion.rule
             (resolved,) = await resolve(self._directory, [portion])
@@ -184,7 +193,7 @@ class ActivityProcessor:
                 return failed(record, error, activity, portion.rule, progress.done)
         rule, many = progress.rule, progress.done
         if not many:
-            return expired(record, activity)
+            return (expired if self._has_expired(activity) else nobody)(record, activity)
         superseded = await self._superseded([] if progress.rows else [activity])
         return written(record, activity, rule, many, rows=progress.rows, superseded=bool(superseded))
 
@@ -194,7 +203,7 @@ class ActivityProcessor:
         return await self._corrector.conclude(traces)
 
     def _opened(self, record: Record) -> Activity | Correction | ProcessedRecord:
-        found = opened(record, self._registry.names, self._notification_bytes)
+        found = opened(record, self._registry.names, self._notification_bytes, self._types)
         if isinstance(found, ProcessedRecord) and found.trace.outcome == "unknown_type":
             self._report_unknown(found.trace)
         return found
@@ -316,23 +325,21 @@ class ActivityProcessor:
             done.first = done.first or draft.recipient_id == done.head
 
     async def _portion(
-        self, activity: Activity, progress: Progress, members: deque[str]
+        self, activity: Activity, progress: Progress, portions: Portions | None
     ) -> Recipients | None:
-        """The recipients that come next, at most MAX_DRAFTS. `members`: found of an audience already."""
-        audience = audience_of(activity)
-        if audience is None:
+        """The recipients that come next, at most MAX_DRAFTS; None at the end. `portions`: of those that are
+        looked up."""
+        if portions is None:
             rule, users = recipients_of(activity, {})
             users = users[progress.done : progress.done + MAX_DRAFTS]
-            return Recipients(activity, rule, users) if users else None
-        if progress.rule == "actor" and progress.done:
+        elif progress.rule == "actor" and progress.done:
             return None
-        if not members:
-            found = await self._directory.audiences([audience], AUDIENCE_PORTION, progress.after)
-            members.extend(found[audience])
-        if not members and progress.done:
-            return None
-        taken = [members.popleft() for _ in range(min(len(members), MAX_DRAFTS))]
-        return Recipients(activity, *recipients_of(activity, {audience: taken}))
+        else:
+            taken = await portions.take(MAX_DRAFTS)
+            if not taken and progress.done:
+                return None
+            rule, users = given(activity, taken)
+        return Recipients(activity, rule, users) if users else None
 
     async def _write_portion(
         self, each: _Rendered, progress: Progress, begun: Callable[[], Awaitable[None]]
@@ -359,11 +366,13 @@ class ActivityProcessor:
             await trio.sleep(pause_s(began_s))
 
     async def _push(self, activity: Activity, rule: Rule, progress: Progress) -> None:
-        """Only where the members of the scope are the recipients. Two deliveries of one activity may each
-        write a part of its rows; only one writes the first. A record that was sent again after a rebalance
-        may be there twice."""
+        """Only where the members of the scope, and all of them, are the recipients. Two deliveries of one
+        activity may each write a part of its rows; only one writes the first. A record that was sent again
+        after a rebalance may be there twice."""
         event_type = self._registry.get(activity.type)
         if not (self._push_to_members and event_type and event_type.pushed_to_members):
+            return
+        if activity.exclude_actor:  # the actor may be in the room
             return
         if rule in ("org", "merchant") and progress.first and not progress.pushed:
             progress.pushed = True

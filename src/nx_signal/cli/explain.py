@@ -189,6 +189,11 @@ def _lines(found: ActivityExplanation) -> list[str]:
                 else f"by {trace.rule}"
             )
             lines.append(f"  Scope {trace.scope}: {trace.recipients} recipients, {rule}.")
+        if trace.excluded_actor is not None:
+            lines.append(f"  Without the actor {trace.excluded_actor!r}.")
+        for name in ("traceparent", "tracestate", "dataschema"):
+            if (value := getattr(trace, name)) is not None:
+                lines.append(f"  {name}: {value}")
     lines += [f"  {_correction(each)}" for each in found.corrections]
     lines.append(f"  Notifications: {found.rows}.")
     lines += [f"  {_recipient(each)}" for each in found.deliveries]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import trio
@@ -35,11 +35,25 @@ class PublishFailed(SignalError):
     """Not all messages were accepted; the text gives the number that was."""
 
 
-class _Heading(msgspec.Struct, rename="camel"):
-    """The fields that are read; the message itself is sent unchanged."""
+_NULL = msgspec.Raw(b"null")
 
-    event_id: msgspec.Raw = msgspec.Raw(b"null")
-    organizer_id: msgspec.Raw = msgspec.Raw(b"null")
+
+class _Heading(msgspec.Struct, rename="camel"):
+    """The fields that are read, of a message or of a CloudEvent; what is sent is unchanged."""
+
+    event_id: msgspec.Raw = _NULL
+    organizer_id: msgspec.Raw = _NULL
+    event_type: msgspec.Raw = _NULL
+    specversion: msgspec.Raw = _NULL
+    id: msgspec.Raw = _NULL
+    organizerid: msgspec.Raw = _NULL
+
+    @property
+    def identity(self) -> tuple[msgspec.Raw, msgspec.Raw]:
+        """The event's id and the organizer's."""
+        if self.specversion != _NULL and self.event_type == _NULL:
+            return self.id, self.organizerid
+        return self.event_id, self.organizer_id
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -55,8 +69,9 @@ def run(settings: Settings, file: str, url: str | None, token: str | None, stric
     `strict` these are refused. Part of a failed run may have been accepted. Repeating it is safe for messages
     with an eventId; the others get one before the first try."""
     messages = read_messages(read_input(file), name_of(file))
+    types = dict(settings.cloudevent_types)
     if settings.kafka_bootstrap_servers is not None and url is None:
-        unknown = _unknown_here(messages)
+        unknown = _unknown_here(messages, types)
         if unknown and strict:
             raise PublishFailed(f"Nothing was sent. {' '.join(unknown)}")
         accepted: Sequence[Accepted] = trio.run(_produce, settings, messages)
@@ -71,8 +86,9 @@ def run(settings: Settings, file: str, url: str | None, token: str | None, stric
         server = url or f"http://127.0.0.1:{settings.port}"
         warn_if_exposed("publish", server)
         accepted = trio.run(_post, server, token, messages, strict)
-        types = [event_type_of(m.body) for m, one in zip(messages, accepted, strict=True) if one.unknown_type]
-        unknown = [f"The event type {type} is not known to the server." for type in dict.fromkeys(types)]
+        refused = [m.body for m, one in zip(messages, accepted, strict=True) if one.unknown_type]
+        named = dict.fromkeys(event_type_of(body, types) for body in refused)
+        unknown = [f"The event type {type} is not known to the server." for type in named]
     print(f"accepted {len(accepted)}", *(visible(one.event_id) for one in accepted), sep="\n")
     for why in unknown:
         print(
@@ -81,12 +97,12 @@ def run(settings: Settings, file: str, url: str | None, token: str | None, stric
         )
 
 
-def _unknown_here(messages: Sequence[Message]) -> list[str]:
+def _unknown_here(messages: Sequence[Message], mapped: Mapping[str, str]) -> list[str]:
     """A sentence for each event type that is not among the installed ones."""
     from nx_signal.activities.loader import discover
 
     known = discover().names
-    types = dict.fromkeys(event_type_of(message.body) for message in messages)
+    types = dict.fromkeys(event_type_of(message.body, mapped) for message in messages)
     return [unknown_type(type, known) for type in types if type is not None and type not in known]
 
 
@@ -119,7 +135,7 @@ def _message(body: bytes, where: str) -> Message:
     readable = repaired(body)[0]
     try:
         heading = decode_json(readable, _Heading)
-        event_id, organizer = decode_json(heading.event_id), decode_json(heading.organizer_id)
+        event_id, organizer = map(decode_json, heading.identity)
     except msgspec.ValidationError:
         raise SettingsError(f"{where}: a message is a JSON object.") from None
     except msgspec.DecodeError as error:

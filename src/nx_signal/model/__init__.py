@@ -51,6 +51,9 @@ from nx_signal.model.activities import (
     Activity as Activity,
 )
 from nx_signal.model.activities import (
+    ActivityContext as ActivityContext,
+)
+from nx_signal.model.activities import (
     ActivityRow as ActivityRow,
 )
 from nx_signal.model.activities import (
@@ -75,6 +78,9 @@ from nx_signal.model.activities import (
     KeptCorrection as KeptCorrection,
 )
 from nx_signal.model.activities import (
+    OneScope as OneScope,
+)
+from nx_signal.model.activities import (
     Outcome as Outcome,
 )
 from nx_signal.model.activities import (
@@ -82,6 +88,9 @@ from nx_signal.model.activities import (
 )
 from nx_signal.model.activities import (
     Priority as Priority,
+)
+from nx_signal.model.activities import (
+    Reach as Reach,
 )
 from nx_signal.model.activities import (
     Record as Record,

@@ -11,9 +11,12 @@ Json: TypeAlias = Any
 """A value made of dict, list, str, int, Decimal, bool and None. What is not an integer is a Decimal, with the
 digits that were sent: a float would change some."""
 
-Scope: TypeAlias = Literal["org", "merchant", "users"]
+OneScope: TypeAlias = Literal["org", "merchant", "users"]
 
-Rule: TypeAlias = Literal["org", "merchant", "users", "actor"]
+Scope: TypeAlias = Literal["org", "merchant", "users", "audience"]
+"""What an activity names as its recipients: one scope, or an audience of several."""
+
+Rule: TypeAlias = Literal["org", "merchant", "users", "audience", "actor"]
 """What gave an activity its recipients: its scope, or the actor where the scope has no members."""
 
 Priority: TypeAlias = Literal["normal", "high"]
@@ -25,14 +28,17 @@ LOCALES: tuple[str, ...] = ("en", "vi")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a record stands in its source: `topic/partition/offset`."""
+    """Where a record stands in its source: `topic/partition/offset`, and for a member of a batch `#` and its
+    index in the list."""
 
     topic: str
     partition: int
     offset: int
+    member: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.topic}/{self.partition}/{self.offset}"
+        member = "" if self.member is None else f"#{self.member}"
+        return f"{self.topic}/{self.partition}/{self.offset}{member}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +54,34 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """Whom one entry of an audience names: members of an organizer, of one of its merchants, or users, of
+    whom `named` is the number."""
+
+    scope: OneScope
+    organizer_id: str
+    merchant_id: str | None = None
+    named: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityContext:
+    """What is kept with the trace of an activity, beside its outcome: W3C Trace Context, the `dataschema` of
+    a CloudEvent, what its audience names, and the actor where that gets nothing."""
+
+    traceparent: str | None = None
+    tracestate: str | None = None
+    dataschema: str | None = None
+    audience: tuple[Reach, ...] = ()
+    excluded_actor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Activity:
     """One decoded, validated activity message. `id` is its identity (activities/identity.py), made of
     `given_id`, the eventId or the `ce_id` header, and of `source`, or of the position; `digest` is of what it
-    states; `replaced` is how many characters that no store holds were replaced by U+FFFD."""
+    states; `replaced` is how many characters that no store holds were replaced by U+FFFD. `audience` is for
+    the scope of that name, whose users are all in `recipient_ids`."""
 
     id: str
     type: str
@@ -64,6 +94,9 @@ class Activity:
     data: Mapping[str, Json]
     subject: str | None
     occurred_at: datetime
+    audience: tuple[Reach, ...] = ()
+    exclude_actor: bool = False
+    context: ActivityContext | None = field(default=None, compare=False)
     given_id: str | None = None
     source: str | None = None
     digest: str | None = field(default=None, compare=False)
@@ -192,6 +225,7 @@ class Trace:
     """of the content, to be compared with; None where there is none, and where it is read back"""
     corrected: bool = field(default=False, compare=False)
     """whether a correction of the activity is kept; set by Traces.add"""
+    context: ActivityContext | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
-from quart import Blueprint
+from quart import Blueprint, request
 
-from nx_signal.activities.envelope import BYTE_ORDER_MARK
+from nx_signal.activities.cloud_events import BYTE_ORDER_MARK, NO_TYPES
+from nx_signal.activities.fields import Source
 from nx_signal.activities.message import (
     ActivityMessage,
     CorrectionMessage,
-    Source,
     event_type_of,
     split,
     unknown_type,
@@ -25,12 +26,10 @@ from nx_signal.model.timestamps import format_timestamp
 from nx_signal.model.wire import Count, Time, encode_json
 from nx_signal.ports import Journal
 from nx_signal.rest.access import Authorizer
+from nx_signal.rest.cloud_events import MEDIA, STRUCTURED_JSON, message_body, traced
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.route import Call, Example, route
 from nx_signal.rest.shapes import NO_NUL, PlainText
-
-MAX_MESSAGES = 1000
-"""Of one POST: as many as one transaction of the journal takes."""
 
 MAX_NAMED = 10
 """Unknown event types in one refusal: each is compared with all that are known."""
@@ -166,8 +165,10 @@ def activity_routes(
     event_types: frozenset[str] | None,
     preview: Preview,
     notification_bytes: int,
+    types: Mapping[str, str] = NO_TYPES,
 ) -> Blueprint:
-    """Published messages are appended to the journal. Without `event_types` any type is accepted."""
+    """Published messages are appended to the journal. Without `event_types` any type is accepted. `types`:
+    the type of a CloudEvent → eventType."""
     routes = Blueprint("activities", __name__)
 
     @routes.post("/activities")
@@ -178,6 +179,7 @@ def activity_routes(
         query=PublishParameters,
         problems=(422,),
         body=(ActivityMessage, CorrectionMessage, list[ActivityMessage], list[CorrectionMessage]),
+        media=MEDIA,
         raw_body=True,
         answers={202: AcceptedActivities},
         example=Example(body=ACTIVITY, answer={"accepted": [{"eventId": "payment-42"}]}),
@@ -185,16 +187,18 @@ def activity_routes(
     async def publish(call: Call[PublishParameters, bytes]) -> AcceptedActivities:
         """One message or a list of at most 1,000, activities and corrections of such, all or none. They are
         durable before they are accepted; repeating them with the same `eventId` makes no second
-        notification."""
-        messages = split(call.body, event_types, notification_bytes)
-        if len(messages) > MAX_MESSAGES:
-            raise Problem(413, f"At most {MAX_MESSAGES} messages at once; these are {len(messages)}.")
+        notification. CloudEvents 1.0 are taken in all modes: with `ce-` headers, as
+        application/cloudevents+json and application/cloudevents-batch+json. A `traceparent` header is kept
+        with the activities."""
+        body = await message_body(request)
+        messages = split(body.messages, event_types, notification_bytes, types, events=body.events)
         unknown = [unknown_in(message) for _, message in messages]
         if call.query.strict and (named := [*dict.fromkeys(type for type in unknown if type)]):
             why = " ".join(unknown_type(type, event_types or ()) for type in named[:MAX_NAMED])
             raise Problem(422, why, "unknown_type")
         if messages:
-            await journal.append(messages)  # durable on return, and only then accepted
+            # Durable on return, and only then accepted.
+            await journal.append([(event_id, traced(each, request.headers)) for event_id, each in messages])
         return AcceptedActivities(
             [
                 AcceptedActivity(event_id, UNSET if type is None else True)
@@ -204,7 +208,7 @@ def activity_routes(
 
     def unknown_in(message: bytes) -> str | None:
         """Its event type, where that is not known."""
-        type = event_type_of(message)
+        type = event_type_of(message, types)
         return None if event_types is None or type in event_types else type
 
     async def append(message: bytes) -> AcceptedCorrection:
@@ -261,6 +265,7 @@ def activity_routes(
         "See who would get what",
         permission="Activity.preview",
         body=ActivityMessage,
+        media={STRUCTURED_JSON: MEDIA[STRUCTURED_JSON]},
         raw_body=True,
         answers={200: ActivityPreview},
         problems=(422,),
@@ -270,7 +275,7 @@ def activity_routes(
         """One message, taken through the steps of a real one; nothing is written or sent. One that does not
         fit is a 422 with the reason that its dead letter would have."""
         try:
-            return _previewed(await preview.preview(call.body))
+            return _previewed(await preview.preview((await message_body(request)).messages))
         except MessageRejected as error:
             raise Problem(422, str(error), "invalid_message") from None
 

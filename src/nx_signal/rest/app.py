@@ -13,6 +13,7 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.routing import PathConverter
 
+from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.content import Renderer
 from nx_signal.activities.explain import Explain
 from nx_signal.activities.limits import NOTIFICATION_BYTES
@@ -116,6 +117,7 @@ def create_app(
     operations_apart: bool = False,
     events_plaintext: bool = False,
     notification_bytes: int = NOTIFICATION_BYTES,
+    cloud_event_types: Mapping[str, str] = NO_TYPES,
 ) -> QuartTrio:
     """The application, without a lifespan; server.http.Http serves it."""
     app = _App("nx_signal", static_folder=None, template_folder=None)
@@ -135,7 +137,7 @@ def create_app(
         change_routes(authorizer, polling),  # before /notifications/<id>
         notification_routes(authorizer, inbox, renderer),
         mark_routes(authorizer, inbox),
-        activity_routes(authorizer, journal, event_types, preview, notification_bytes),
+        activity_routes(authorizer, journal, event_types, preview, notification_bytes, cloud_event_types),
         explain_routes(authorizer, explain),
         dead_letter_routes(authorizer, dead_letters, replay),
         member_routes(authorizer, directory, members),

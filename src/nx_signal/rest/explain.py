@@ -18,7 +18,7 @@ from nx_signal.activities.explain import (
 )
 from nx_signal.activities.identity import source_of
 from nx_signal.delivery.sessions import Delivery
-from nx_signal.model import Action, Outcome, Rule, Scope
+from nx_signal.model import Action, ActivityContext, OneScope, Outcome, Rule, Scope, Trace
 from nx_signal.model.timestamps import format_timestamp, now
 from nx_signal.model.wire import Count, Id, Revision, Time
 from nx_signal.rest.access import Authorizer
@@ -84,9 +84,20 @@ class ExplainedRecipient(Struct, rename="camel"):
     sessions: list[ExplainedSession]
 
 
+class AudiencePart(Struct, rename="camel"):
+    """One entry of an audience; `named`: how many users it names."""
+
+    scope: OneScope
+    organizer_id: str
+    merchant_id: str | None
+    named: Count
+
+
 class ActivityTrace(Struct, rename="camel"):
     """What was done when it was handled. `recipients`: how many it was for; `reason`: why it became a dead
-    letter, what was changed in it, or what else is to be known. What could not be read of its message is
+    letter, what was changed in it, or what else is to be known. `audience`: the scopes that it unites, else
+    empty; `excludedActor`: the actor, where that gets nothing; `traceparent` and `tracestate` (W3C Trace
+    Context) and `dataschema` (of a CloudEvent) are as they came. What could not be read of its message is
     null."""
 
     position: Annotated[str, Meta(description="topic/partition/offset")]
@@ -97,6 +108,11 @@ class ActivityTrace(Struct, rename="camel"):
     outcome: Outcome
     reason: str | None
     handled_at: Time | None
+    audience: list[AudiencePart]
+    excluded_actor: str | None
+    traceparent: str | None
+    tracestate: str | None
+    dataschema: str | None
 
 
 class ActivityCorrection(Struct, rename="camel"):
@@ -151,6 +167,11 @@ _EXPLANATION = {
         "outcome": "stored",
         "reason": None,
         "handledAt": "2026-01-01T12:00:00.000Z",
+        "audience": [],
+        "excludedActor": None,
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "tracestate": None,
+        "dataschema": None,
     },
     "rows": 1,
     "deliveries": [
@@ -263,22 +284,10 @@ def explained_around(recipient_id: str, since: datetime, until: datetime, found:
 
 
 def explained(event_id: str, found: Explained) -> ActivityExplanation:
-    trace = found.trace
     return ActivityExplanation(
         event_id=event_id,
         activity_id=found.activity_id,
-        trace=None
-        if trace is None
-        else ActivityTrace(
-            position=trace.position,
-            type=trace.type,
-            scope=trace.scope,
-            rule=trace.rule,
-            recipients=trace.recipients,
-            outcome=trace.outcome,
-            reason=trace.reason,
-            handled_at=format_timestamp(trace.handled_at),
-        ),
+        trace=None if found.trace is None else _trace(found.trace),
         rows=found.rows,
         deliveries=[_delivery(recipient) for recipient in found.recipients],
         unanswered=list(found.unanswered),
@@ -293,6 +302,25 @@ def explained(event_id: str, found: Explained) -> ActivityExplanation:
             )
             for each in found.corrections
         ],
+    )
+
+
+def _trace(trace: Trace) -> ActivityTrace:
+    context = trace.context or ActivityContext()
+    return ActivityTrace(
+        position=trace.position,
+        type=trace.type,
+        scope=trace.scope,
+        rule=trace.rule,
+        recipients=trace.recipients,
+        outcome=trace.outcome,
+        reason=trace.reason,
+        handled_at=format_timestamp(trace.handled_at),
+        audience=[AudiencePart(r.scope, r.organizer_id, r.merchant_id, r.named) for r in context.audience],
+        excluded_actor=context.excluded_actor,
+        traceparent=context.traceparent,
+        tracestate=context.tracestate,
+        dataschema=context.dataschema,
     )
 
 

@@ -93,6 +93,7 @@ def _types_of(each: Route) -> Iterator[Any]:
     if each.query is not None:
         yield each.query
     yield from _bodies(each)
+    yield from (media.body for media in each.media.values())
 
 
 def _bodies(each: Route) -> tuple[Any, ...]:
@@ -125,7 +126,11 @@ def _operation(
         schemas = [schema_of[id(kind)] for kind in _bodies(each)]
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         content = {"schema": schema} | _example(each.example.body)
-        operation["requestBody"] = {"required": each.body_required, "content": {JSON: content}}
+        others = {
+            name: {"schema": schema_of[id(media.body)]} | _example(media.example)
+            for name, media in each.media.items()
+        }
+        operation["requestBody"] = {"required": each.body_required, "content": {JSON: content} | others}
     return operation
 
 

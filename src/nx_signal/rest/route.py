@@ -53,6 +53,14 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """What a body may be in another media type."""
+
+    body: Any
+    example: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """What is known of a route beside its method and path; `Route.of` finds it again."""
 
@@ -65,6 +73,8 @@ class Route:
     query: type[msgspec.Struct] | None
     body: Any
     body_required: bool
+    media: Mapping[str, Media]
+    """of the body, beside application/json"""
     answers: Mapping[int, Any]
     """status → type of the body; None: no body; one of TEXTS"""
     problems: tuple[int, ...]
@@ -115,6 +125,7 @@ def route(
     body: Any = None,
     raw_body: bool = False,
     body_required: bool = True,
+    media: Mapping[str, Media] | None = None,
     answers: Mapping[int, Any],
     problems: tuple[int, ...] = (),
     headers: Mapping[str, str] | None = None,
@@ -125,8 +136,8 @@ def route(
 
     `path` gives the path's parameters types, as the handler calls them; those it leaves out are any text.
     Without `permission` any valid token will do, with `ticket` also a ticket for that purpose; a PUBLIC route
-    takes none. With `raw_body` the handler gets bytes and validates them itself, by the type that `body`
-    names, or by one of several. A handler that returns a Response has answered itself."""
+    takes none. With `raw_body` the handler gets bytes and validates them itself, by the types that `body`,
+    one or several, and `media` name. A handler that returns a Response has answered itself."""
     query_type, path_types, status = query, path or {}, next(iter(answers))
     decoder = None if body is None or raw_body else JsonDecoder[Any](body)
 
@@ -157,6 +168,7 @@ def route(
             query=query_type,
             body=body,
             body_required=body_required,
+            media=media or {},
             answers=answers,
             problems=problems,
             headers=headers or {},

@@ -62,8 +62,9 @@ async def _add(tx: Tx, letters: Sequence[DeadLetter]) -> None:
         [
             {
                 "id": id,
-                "topic": letter.position.topic,
-                "other_topic": f"{letter.position.topic}@{blake2b(letter.value, digest_size=8).hexdigest()}",
+                "topic": letter.position.topic + _member(letter.position),
+                "other_topic": f"{letter.position.topic}@{blake2b(letter.value, digest_size=8).hexdigest()}"
+                + _member(letter.position),
                 "partition": letter.position.partition,
                 "offset": letter.position.offset,
                 "key": None if letter.key is None else letter.key.encode("utf-8", "surrogatepass"),
@@ -117,10 +118,24 @@ async def _remove_up_to(tx: Tx, id: int, limit: int) -> int:
 def _letter(row: Row) -> DeadLetter:
     return DeadLetter(
         id=row["id"],
-        position=Position(row["topic"], row["partition"], row["offset"]),
+        position=_position(row["topic"], row["partition"], row["offset"]),
         key=None if row["key"] is None else row["key"].decode("utf-8", "surrogatepass"),
         value=row["value"],
         headers={name: b64decode(value) for name, value in json.loads(row["headers"]).items()},
         error=row["error"],
         created_at=row["created_at"],
     )
+
+
+_MEMBER = "#"
+"""After a topic, whose name has none, and before the index of a member of a batch: each is a letter of its
+own."""
+
+
+def _member(position: Position) -> str:
+    return "" if position.member is None else f"{_MEMBER}{position.member}"
+
+
+def _position(topic: str, partition: int, offset: int) -> Position:
+    name, mark, member = topic.rpartition(_MEMBER)
+    return Position(name, partition, offset, int(member)) if mark else Position(topic, partition, offset)

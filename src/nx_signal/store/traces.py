@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
-from nx_signal.model import RETRYABLE_OUTCOMES, Handled, Trace
-from nx_signal.model.text import escaped, storable
+from nx_signal.model import RETRYABLE_OUTCOMES, ActivityContext, Handled, Reach, Trace
+from nx_signal.model.text import escaped, json_value, storable
 from nx_signal.store.driver import Driver, Row, Tx
 from nx_signal.store.maintenance import LOCK_NAMESPACE
 
@@ -99,9 +99,18 @@ async def _add(tx: Tx, traces: Sequence[Trace]) -> Sequence[Trace]:
         elif trace.activity_id in corrected:
             trace = replace(trace, corrected=True)  # noqa: PLW2901
         added.append(trace)
-    rows = [_given(trace) for trace in _one_for_each(added)]
+    first_ones = _one_for_each(added)
+    rows = [_given(trace) for trace in first_ones]
     for row in rows:
         row["reason"] = None if row["reason"] is None else escaped(str(row["reason"]))
+    contexts = [_context_row(trace.activity_id, trace.context) for trace in first_ones if trace.context]
+    if contexts:  # before the traces, which tell the first one of an activity
+        await tx.run(
+            "add_contexts",
+            contexts=json.dumps(contexts),
+            handled_at=tx.now(),
+            retryable=sorted(RETRYABLE_OUTCOMES),
+        )
     await tx.run(
         "add_traces", traces=json.dumps(rows), handled_at=tx.now(), retryable=sorted(RETRYABLE_OUTCOMES)
     )
@@ -125,8 +134,8 @@ def _conflict(trace: Trace, first_position: str) -> Trace:
 
 
 def _given(trace: Trace) -> dict[str, object]:
-    given = asdict(trace)
-    del given["handled_at"], given["corrected"]
+    given = asdict(replace(trace, context=None))
+    del given["handled_at"], given["corrected"], given["context"]
     return given
 
 
@@ -155,7 +164,24 @@ async def _ids(
 
 async def _get(tx: Tx, activity_id: str) -> Trace | None:
     row = await tx.one("trace", activity_id=activity_id)
-    return None if row is None else Trace(**row)
+    return None if row is None else _trace(row)
+
+
+def _context_row(activity_id: str, context: ActivityContext) -> dict[str, object]:
+    audience = [asdict(reach) for reach in context.audience]
+    return asdict(context) | {
+        "activity_id": activity_id,
+        "audience": json.dumps(audience, ensure_ascii=False) if audience else None,
+    }
+
+
+def _trace(row: Row) -> Trace:
+    """Of a row of `trace`, which has the columns of both."""
+    values = dict(row)
+    audience = json_value(values.pop("audience") or "[]")
+    kept = {name: values.pop(name) for name in ("traceparent", "tracestate", "dataschema", "excluded_actor")}
+    context = ActivityContext(audience=tuple(Reach(**reach) for reach in audience), **kept)
+    return Trace(**values, context=None if context == ActivityContext() else context)
 
 
 async def _excess(tx: Tx, before: datetime | None, most: int) -> datetime | None:
@@ -170,10 +196,12 @@ async def _remove_up_to(tx: Tx, moment: datetime, limit: int) -> int:
     alone = await tx.one("expire_alone", namespace=LOCK_NAMESPACE)
     if alone is None or not alone["alone"]:
         return 0
+    await tx.run("remove_contexts", moment=moment, limit=limit)
     return await tx.run("remove_traces", moment=moment, limit=limit)
 
 
 async def _prune(tx: Tx, before: datetime, limit: int) -> int:
+    await tx.run("remove_contexts", moment=before - timedelta(milliseconds=1), limit=limit)
     return await tx.run("prune_contents", before=before, limit=limit) + await tx.run(
         "prune_traces", before=before, limit=limit
     )

@@ -1,5 +1,9 @@
 -- name: trace
-SELECT * FROM activity_trace WHERE activity_id = :activity_id;
+SELECT t.activity_id, t.position, t.type, t.scope, t.rule, t.recipients, t.outcome, t.reason, t.handled_at,
+    c.traceparent, c.tracestate, c.dataschema, c.audience, c.excluded_actor
+FROM activity_trace AS t
+LEFT JOIN activity_context AS c ON c.activity_id = t.activity_id
+WHERE t.activity_id = :activity_id;
 
 -- name: activities_missed
 SELECT t.activity_id FROM activity_trace AS t
@@ -40,4 +44,9 @@ SELECT handled_at FROM activity_trace ORDER BY handled_at DESC LIMIT 1 OFFSET :m
 -- name: remove_traces
 DELETE FROM activity_trace WHERE activity_id IN (
     SELECT activity_id FROM activity_trace WHERE handled_at <= :moment ORDER BY handled_at LIMIT :limit
+);
+
+-- name: remove_contexts
+DELETE FROM activity_context WHERE activity_id IN (
+    SELECT activity_id FROM activity_context WHERE handled_at <= :moment ORDER BY handled_at LIMIT :limit
 );

@@ -30,3 +30,22 @@ SET position = excluded.position, type = excluded.type, scope = excluded.scope, 
     recipients = excluded.recipients, outcome = excluded.outcome, reason = excluded.reason,
     handled_at = excluded.handled_at
 WHERE t.outcome = ANY (:retryable::text[]);
+
+-- name: add_contexts
+-- That of the trace that stays.
+INSERT INTO activity_context (
+    activity_id, traceparent, tracestate, dataschema, audience, excluded_actor, handled_at
+)
+SELECT given.activity_id, given.traceparent, given.tracestate, given.dataschema, given.audience,
+       given.excluded_actor, :handled_at::timestamptz
+FROM json_to_recordset(:contexts::json) AS given (
+    activity_id text, traceparent text, tracestate text, dataschema text, audience text, excluded_actor text
+)
+WHERE NOT EXISTS (
+    SELECT 1 FROM activity_trace t
+    WHERE t.activity_id = given.activity_id AND t.outcome <> ALL (:retryable::text[])
+)
+ORDER BY given.activity_id COLLATE "C"
+ON CONFLICT (activity_id) DO UPDATE
+SET traceparent = excluded.traceparent, tracestate = excluded.tracestate, dataschema = excluded.dataschema,
+    audience = excluded.audience, excluded_actor = excluded.excluded_actor, handled_at = excluded.handled_at;

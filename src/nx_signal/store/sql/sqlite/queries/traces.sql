@@ -27,3 +27,22 @@ SET position = excluded.position, type = excluded.type, scope = excluded.scope, 
     recipients = excluded.recipients, outcome = excluded.outcome, reason = excluded.reason,
     handled_at = excluded.handled_at
 WHERE activity_trace.outcome IN (SELECT value FROM json_each(:retryable));
+
+-- name: add_contexts
+-- That of the trace that stays.
+INSERT INTO activity_context (
+    activity_id, traceparent, tracestate, dataschema, audience, excluded_actor, handled_at
+)
+SELECT
+    json_extract(value, '$.activity_id'), json_extract(value, '$.traceparent'),
+    json_extract(value, '$.tracestate'), json_extract(value, '$.dataschema'), json_extract(value, '$.audience'),
+    json_extract(value, '$.excluded_actor'), :handled_at
+FROM json_each(:contexts)
+WHERE NOT EXISTS (
+    SELECT 1 FROM activity_trace AS t
+    WHERE t.activity_id = json_extract(value, '$.activity_id')
+        AND t.outcome NOT IN (SELECT r.value FROM json_each(:retryable) AS r)
+)
+ON CONFLICT (activity_id) DO UPDATE
+SET traceparent = excluded.traceparent, tracestate = excluded.tracestate, dataschema = excluded.dataschema,
+    audience = excluded.audience, excluded_actor = excluded.excluded_actor, handled_at = excluded.handled_at;
