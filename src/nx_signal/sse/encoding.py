@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from nx_signal.delivery.topics import NOTIFICATIONS
+from nx_signal.model.json import JsonDecoder
 from nx_signal.model.wire import MAX_REV
 
 HEARTBEAT = b":\n\n"
@@ -30,12 +31,12 @@ class _Frame(msgspec.Struct):
 
 
 class _Stated(msgspec.Struct):
-    rev: int
+    rev: int | None = None
     history: str = ""
 
 
-_decode_frame = msgspec.json.Decoder(_Frame).decode
-_decode_stated = msgspec.json.Decoder(_Stated).decode
+_decode_frame = JsonDecoder[_Frame](_Frame).decode
+_decode_stated = JsonDecoder[_Stated](_Stated).decode
 
 
 def event_of(payload: bytes) -> bytes:
@@ -47,10 +48,12 @@ def event_of(payload: bytes) -> bytes:
     frame = _decode_frame(payload)
     name = frame.event.encode().translate(_LINE_ENDS)
     event = b"event: %b\ndata: %b\n\n" % (name, bytes(frame.data).translate(_LINE_ENDS))
-    return b"id: %b\n%b" % (_id_of(frame.data), event) if frame.event.startswith(NOTIFICATIONS) else event
+    return (
+        b"id: %b\n%b" % (_id_of(bytes(frame.data)), event) if frame.event.startswith(NOTIFICATIONS) else event
+    )
 
 
-def _id_of(data: msgspec.Raw) -> bytes:
+def _id_of(data: bytes) -> bytes:
     place = _decode_stated(data)
     return f"{place.rev}.{place.history}".encode() if place.history else b"%d" % place.rev
 
