@@ -31,7 +31,7 @@ from services import GUARD, create_topic, free_port, psql
 
 PATIENCE_S = 60.0
 COMMAND = [sys.executable, "-m", "nx_signal"]
-LOG = {"created", "read", "deleted"}
+LOG = {"created", "read", "deleted", "updated"}
 
 ROSTER = {
     "organizers": [

@@ -324,13 +324,13 @@ class Settings:
         "TRACE_DAYS",
         90,
         values.whole(0, 36_500),
-        "Days for which explain can show what was done with an activity; 0 is for ever, up to their number.",
+        "Days that explain knows an activity, and that corrections wait for it; 0 is for ever, up to TRACES.",
     )
     traces: int = setting(
         "TRACES",
         2_000_000,
         values.whole(1, 1_000_000_000),
-        "Activities that explain can show; beyond that the oldest are removed.",
+        "Activities that explain can show, and corrections kept; beyond that the oldest are removed.",
     )
     foreign_variables: tuple[str, ...] = setting(
         "FOREIGN_VARIABLES",

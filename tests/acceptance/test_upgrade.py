@@ -124,6 +124,7 @@ async def test_an_upgrade_under_load_costs_no_client_of_either_release_anything(
                 [
                     (old, "PATCH", "/mark-read"),
                     (new, "PATCH", "/mark-read"),
+                    (new, "PATCH", "/archive"),
                     (old, "DELETE", ""),
                     (new, "DELETE", ""),
                 ]
@@ -131,6 +132,9 @@ async def test_an_upgrade_under_load_costs_no_client_of_either_release_anything(
                 await trio.to_thread.run_sync(change_newest, by, method, path, tokens["ann"])
                 await received(readers, expected, changes=changes + 1)
             nursery.cancel_scope.cancel()
+        seen = await trio.to_thread.run_sync(see_all, new, tokens["ann"])
+        assert seen["unseen"] == 0 < seen["unread"]
+        await trio.to_thread.run_sync(change_newest, old, "PATCH", "/mark-read", tokens["ann"])
         counts = {instance.port: count_of(instance, tokens["ann"]) for instance in (old, new)}
         assert counts[old.port] == counts[new.port]
         await run(before, "audit")
@@ -166,6 +170,13 @@ def change_newest(by: Instance, method: str, path: str, token: str) -> None:
     with httpx.Client(base_url=by.url, headers={"Authorization": f"Bearer {token}"}, timeout=10) as client:
         row = client.get(REST, params={"isRead": "false", "limit": 1}).json()["data"][0]
         assert client.request(method, f"{REST}/{row['id']}{path}").is_success
+
+
+def see_all(by: Instance, token: str) -> dict[str, int]:
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = httpx.patch(f"{by.url}{REST}/mark-all-seen", headers=headers, timeout=10)
+    counted: dict[str, int] = answer.json()
+    return counted
 
 
 def count_of(instance: Instance, token: str) -> dict[str, object]:

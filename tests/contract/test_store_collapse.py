@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from contract.store_suite import SOME, Clock, OpenDatabase, a_draft, row_of, unique, written
+from contract.store_suite import SOME, Clock, OpenDatabase, Sql, a_draft, row_of, unique, written
 from nx_signal.model import Created, Draft, InboxFilter, InboxSummary, Notification
 from nx_signal.store import Database, InboxStore, collapse, read_all
 
@@ -252,6 +252,24 @@ async def test_two_calls_at_once_leave_one(open_database: OpenDatabase, user: st
         head = await head_of(one.inbox, user)
         assert (head.rev, head.unread, head.total) == (len(created), 1, 1)
         await require_clean(one, user)
+
+
+async def test_what_a_release_of_before_creates_after_it_is_counted_from_there(
+    inbox: InboxStore, user: str, sql: Sql
+) -> None:
+    """Its rows have no counts of their own."""
+    for minute in (1, 2, 3):
+        await made(inbox, keyed(user, minute))
+    first, second = await written(inbox, user, 2)
+    of_before = "unread_after = NULL, unseen_after = NULL, total_after = NULL"
+    sql(f"UPDATE activity_notification SET {of_before} WHERE id IN ({first.id}, {second.id})")  # noqa: S608
+    found = (await inbox.changes_since({user: 3}, 10))[user].changes
+    assert [(c.rev, c.unread, c.total, c.unseen) for c in found] == [(4, 2, 2, 2), (5, 3, 3, 3)]
+    await inbox.mark_read(user, first.id, None)
+    (third,) = await written(inbox, user)
+    sql(f"UPDATE activity_notification SET {of_before} WHERE id = {third.id}")  # noqa: S608
+    (change,) = (await inbox.changes_since({user: 6}, 10))[user].changes
+    assert (change.rev, change.unread, change.total, change.unseen) == (7, 3, 4, 3)
 
 
 async def test_one_row_takes_the_place_of_a_bounded_number(

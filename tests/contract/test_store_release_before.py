@@ -14,8 +14,10 @@ import msgspec
 import pytest
 
 from contract.store_suite import SOME, Sql, a_draft
-from nx_signal.model import Change, Created, InboxFilter, Read, Unknown
+from nx_signal.model import Change, Created, InboxFilter, Read, Unknown, Updated
+from nx_signal.model.changes import to_log
 from nx_signal.store import Database
+from nx_signal.store.marks import MarkAll
 
 USER = "recorded"
 TABLES = (
@@ -102,6 +104,63 @@ async def test_its_inbox_goes_on_with_counts_that_agree(database: Database, reco
     deleted = await inbox.delete(USER, read.rows[0].id)
     assert (await log(database, 13)) == [made, marked[1], deleted]
     assert (await database.maintenance.audit("", 10_000, 10**6)).drifts == ()
+
+
+async def test_its_inbox_is_unseen_as_far_as_it_is_unread_until_it_is_seen(
+    database: Database, recorded: dict[str, Any]
+) -> None:
+    inbox = database.inbox
+    head = (await inbox.summaries([USER]))[USER]
+    assert head.unseen == head.unread > 0
+    assert [change.unseen for change in await log(database)] == [
+        change.unread for change in await log(database)
+    ]
+    updated, after, _ = await inbox.mark_all_seen(USER, None, None)
+    assert (updated, after.unseen, after.unread) == (head.unread, 0, head.unread)
+
+
+async def test_what_it_writes_after_this_release_counts_as_unseen_once(
+    database: Database, recorded: dict[str, Any], sql: Sql
+) -> None:
+    """As it does: the head's revision and counts, the counts of the type, a log without the third count."""
+    inbox = database.inbox
+    while await database.maintenance.apply_read_all(2):
+        pass
+    await inbox.mark_all_seen(USER, None, None)
+    first, second = (await inbox.insert([a_draft(USER)]))[0], (await inbox.insert([a_draft(USER)]))[0]
+    rev, of = second.rev + 1, f"recipient_id = '{USER}'"
+    sql(f"UPDATE activity_notification SET is_read = true WHERE id = {first.notification.id}")  # noqa: S608
+    sql(f"UPDATE recipient_head SET rev = {rev}, unread = unread - 1 WHERE {of}")  # noqa: S608
+    sql(f"UPDATE recipient_type SET unread = unread - 1 WHERE {of} AND type = 'PAYMENT_SUCCESS'")  # noqa: S608
+    sql(
+        "INSERT INTO recipient_change (recipient_id, rev, kind, detail, unread, total)"  # noqa: S608
+        " SELECT recipient_id, rev, 'deleted', '{\"ids\": []}', unread, total FROM recipient_head"
+        f" WHERE {of}"
+    )
+    assert (await inbox.summaries([USER]))[USER].unseen == 1
+    (third,) = await inbox.insert([a_draft(USER)])
+    assert (third.rev, third.unseen) == (rev + 1, 2)
+    await inbox.mark_read(USER, second.notification.id, None)
+    assert (await inbox.summaries([USER]))[USER].unseen == 1
+    assert (await database.maintenance.audit("", 10_000, 10**6)).drifts == ()
+
+
+async def test_it_finds_in_every_change_that_is_no_deletion_what_it_expects_of_a_read(
+    database: Database, recorded: dict[str, Any]
+) -> None:
+    inbox = database.inbox
+    (row,) = (await inbox.page(USER, InboxFilter(), 1, None, 0)).rows
+    changes = [
+        (await inbox.mark_all_seen(USER, None, "phone"))[2],
+        (await inbox.mark_ids(USER, [row.id], "archive", None)).change,
+        (await inbox.mark_portion(MarkAll(USER, "unarchive", None, None))).change,
+    ]
+    for change in changes:
+        assert isinstance(change, Updated)
+        kind, detail = to_log(change)
+        assert kind == "updated"
+        assert {"ids", "upToRev", "readAt", "origin", "type", "subject"} <= detail.keys()
+        assert isinstance(detail["readAt"], datetime)
 
 
 async def test_removal_by_age_keeps_the_change_from_which_its_counts_follow(

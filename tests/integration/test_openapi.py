@@ -20,6 +20,7 @@ from nx_signal.identity.issuer import Issuer, open_issuer
 from nx_signal.model import (
     PERMISSIONS,
     ActivityContext,
+    Correction,
     DeadLetter,
     Draft,
     Grant,
@@ -181,6 +182,10 @@ async def furnished(issuer: Issuer) -> Desk:
             )
         ]
     )
+    (correction,) = explained["corrections"]
+    position = correction["position"]
+    await desk.database.corrections.add(Correction("payment-42", "update", {}, NOON, position, "d"))
+    desk.database.driver.connection.execute("UPDATE activity_correction SET changed = 1")
     await desk.database.directory.load(
         Roster(
             [Organizer("o1", "vi", ("m1",))],

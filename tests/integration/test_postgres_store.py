@@ -23,6 +23,7 @@ from nx_signal.adapters.postgres.store import PostgresDriver, open_postgres
 from nx_signal.errors import SchemaOutdated, SettingsError, StoreUnavailable
 from nx_signal.model import Audience, Condition, Draft, InboxFilter, InboxSummary, Memberships
 from nx_signal.store import Database
+from nx_signal.store.marks import MarkAll, MarkOfAll
 from nx_signal.store.snowflake import PREFERRED_WORKER, Snowflakes
 from services import Postgres, ServiceFailed, fresh_database, psql
 
@@ -397,6 +398,7 @@ async def test_a_role_granted_by_another_program_counts_and_deny_wins(store: Dat
 
 BY_REV = "activity_notification_recipient_id_rev_key"
 UNREAD = "activity_notification_unread"
+ARCHIVED = "activity_notification_archived"
 BY_TYPE = "activity_notification_type"
 BY_SUBJECT = "activity_notification_subject"
 CHANGES = "recipient_change_pkey"
@@ -445,12 +447,24 @@ def mark_all(type: str | None = None, subject: str | None = None) -> Call:
     return lambda store: store.inbox.mark_all_read("u1", 1990, type, subject, None)
 
 
+async def mark_ids(store: Database) -> None:
+    page = await store.inbox.page("u2", InboxFilter(), 100, None, 0)
+    await store.inbox.mark_ids("u2", [row.id for row in page.rows], "seen", None)
+
+
+def mark_portion(mark: MarkOfAll, only_read: bool = False) -> Call:
+    covers = MarkAll("u3", mark, 900, None, only_read=only_read)
+    return lambda store: store.inbox.mark_portion(covers)
+
+
 PLANS: list[tuple[str, Call, list[str]]] = [
     ("page", page(InboxFilter()), [DOWN + BY_REV]),
     ("page further down", page(InboxFilter(), 90), [DOWN + BY_REV]),
     ("page of unread", page(InboxFilter.of(is_read=False)), [DOWN + UNREAD]),
     ("page of a type", page(InboxFilter.of(type="T1")), [DOWN + BY_TYPE]),
     ("page of a subject", page(InboxFilter.of(subject="s1")), [BY_SUBJECT]),
+    ("page of the archive", page(InboxFilter.of(archived=True)), [DOWN + ARCHIVED]),
+    ("count of the archive", count(InboxFilter.of(archived=True)), [ARCHIVED]),
     ("count of a type", count(InboxFilter.of(type="T1")), ["recipient_type_pkey"]),
     ("count of types", count(InboxFilter((Condition("type", "in", ("T1", "T2")),))), [BY_TYPE]),
     ("count of a subject's unread", count(InboxFilter.of(subject="s1", is_read=False)), [BY_SUBJECT]),
@@ -458,6 +472,11 @@ PLANS: list[tuple[str, Call, list[str]]] = [
     ("read-all of a type", mark_all(type="T11"), [BY_TYPE]),
     ("read-all of a subject", mark_all(subject="s11"), [BY_SUBJECT]),
     ("a portion of a read-all", lambda store: store.maintenance.apply_read_all(1000), [UNREAD]),
+    ("marks by ids", mark_ids, ["activity_notification_pkey"]),
+    ("all seen up to a revision", lambda store: store.inbox.mark_all_seen("u4", 1950, None), [UNREAD]),
+    ("a portion of what is archived", mark_portion("archive", only_read=True), [BY_REV]),
+    ("a portion of what comes back", mark_portion("unarchive"), [ARCHIVED]),
+    ("a portion of what is unread again", mark_portion("unread"), [BY_REV]),
     ("changes", lambda store: store.inbox.changes_since({"u1": 0, "u2": 1900}, 100), [BY_REV, CHANGES]),
     ("heads", lambda store: store.inbox.summaries(["u1", "u2"]), ["recipient_head_pkey"]),
     ("removal by age", lambda store: store.maintenance.expire(now(), 500), [BY_REV]),
@@ -485,6 +504,7 @@ async def full(store: Database, sql: Sql) -> Database:
         SELECT 'x' || n, 1, 'read', '{}', 0, 0 FROM generate_series(1, 5000) AS n
     """)
     await sql("INSERT INTO merchant SELECT n, n FROM generate_series(1, 5000) AS n")
+    await store.inbox.mark_portion(MarkAll("u1", "archive", 600, None))
     await sql("ANALYZE")
     return store
 

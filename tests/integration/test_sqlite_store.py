@@ -29,6 +29,7 @@ from nx_signal.model import (
     Grant,
     InboxFilter,
     InboxSummary,
+    Mark,
     Member,
     Memberships,
     Organizer,
@@ -36,6 +37,7 @@ from nx_signal.model import (
 )
 from nx_signal.store import Database, schema
 from nx_signal.store.driver import Tx
+from nx_signal.store.marks import MarkAll, MarkOfAll
 from nx_signal.store.snowflake import timestamp_of
 from nx_signal.store.sql import Step, steps
 
@@ -418,6 +420,16 @@ def mark_all(type: str | None = None, subject: str | None = None) -> Call:
     return lambda database: database.inbox.mark_all_read(USER, 1, type, subject, None)
 
 
+async def mark_ids(database: Database) -> None:
+    page = await database.inbox.page(USER, InboxFilter(), 20, None, 0)
+    await database.inbox.mark_ids(USER, [row.id for row in page.rows], "archive", None)
+
+
+def mark_portion(mark: MarkOfAll) -> Call:
+    covers = MarkAll(USER, mark, 1, None)
+    return lambda database: database.inbox.mark_portion(covers)
+
+
 @pytest.mark.parametrize(
     ("call", "index"),
     [
@@ -425,6 +437,17 @@ def mark_all(type: str | None = None, subject: str | None = None) -> Call:
         (page(is_read=False), "activity_notification_unread (recipient_id=? AND rev<?)"),
         (page(type="A"), "activity_notification_type (recipient_id=? AND type=? AND rev<?)"),
         (page(subject="s"), "activity_notification_subject (recipient_id=? AND subject=? AND rev<?)"),
+        (page(archived=True), "activity_notification_archived (recipient_id=? AND rev<?)"),
+        (count(archived=True), "activity_notification_archived (recipient_id=?)"),
+        (mark_ids, "SEARCH n USING INTEGER PRIMARY KEY (rowid=?)"),
+        (mark_ids, "SEARCH activity_notification USING INTEGER PRIMARY KEY (rowid=?)"),
+        (
+            lambda database: database.inbox.mark_all_seen(USER, 1, None),
+            "activity_notification_unread (recipient_id=? AND rev>?)",
+        ),
+        (mark_portion("archive"), "activity_notification_rev (recipient_id=? AND rev>? AND rev<?)"),
+        (mark_portion("unread"), "activity_notification_rev (recipient_id=? AND rev>? AND rev<?)"),
+        (mark_portion("unarchive"), "activity_notification_archived (recipient_id=? AND rev>? AND rev<?)"),
         (count(type="A"), "SEARCH t USING PRIMARY KEY (recipient_id=? AND type=?)"),
         (
             count(Condition("type", "in", ("A", "B")), is_read=False),
@@ -455,7 +478,7 @@ def mark_all(type: str | None = None, subject: str | None = None) -> Call:
             "SEARCH h USING PRIMARY KEY (recipient_id=?)",
         ),
         (
-            lambda database: database.inbox.insert([a_draft("a2")]),
+            lambda database: database.inbox.insert([a_draft("a3")]),
             "activity_notification_activity (activity_id=? AND recipient_id=?)",
         ),
         (
@@ -473,6 +496,23 @@ async def test_a_call_finds_its_rows_by_an_index_and_sorts_none(call: Call, inde
     assert len(sorts) == ("MATERIALIZE n" in plan), plan  # the rows of a page, once they are found
 
 
+@pytest.mark.parametrize("mark", ["read", "unread", "seen", "archive", "unarchive", "delete"])
+async def test_a_hundred_ids_take_as_many_statements_as_one(mark: Mark) -> None:
+    counts = []
+    for many in (1, 100):
+        database = MemoryDatabase(now)
+        made = await database.inbox.insert([a_draft(f"a{n}") for n in range(100)])
+        ids = [change.notification.id for change in made]
+        for prepare in ("read", "archive"):
+            if mark == f"un{prepare}":
+                await database.inbox.mark_ids(USER, ids, prepare, None)
+        statements: list[str] = []
+        database.driver.connection.set_trace_callback(statements.append)
+        assert (await database.inbox.mark_ids(USER, ids[:many], mark, None)).updated == many
+        counts.append(len(statements))
+    assert counts[0] == counts[1] < 12
+
+
 async def test_the_members_of_a_domain_are_found_by_its_index() -> None:
     plan = await plan_of(lambda database: database.directory.audiences([Audience("o1")]))
     assert any("policy_definition_domain (domain=? AND variant=?" in step for step in plan), plan
@@ -481,7 +521,7 @@ async def test_the_members_of_a_domain_are_found_by_its_index() -> None:
 
 async def plan_of(call: Call) -> list[str]:
     database = MemoryDatabase(now)
-    await database.inbox.insert([a_draft("a1")])
+    await database.inbox.insert([a_draft("a1"), a_draft("a2")])
     explained = Explained(database.driver.connection)
     database.driver.connection = cast(sqlite3.Connection, explained)
     await call(database)

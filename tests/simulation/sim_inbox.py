@@ -47,13 +47,10 @@ class InboxAt:
 
     def apply(self, change: Change) -> None:
         if isinstance(change, Created):
+            self._remove(change.replaces)
             self.rows[change.notification.id] = change.notification
         elif isinstance(change, Deleted):
-            for id in change.ids:
-                del self.rows[id]
-                self.read_at.pop(id, None)
-                self.archived_at.pop(id, None)
-                self.seen.discard(id)
+            self._remove(change.ids)
         elif isinstance(change, Read):
             for id in self._covered(change):
                 self.read_at.setdefault(id, change.read_at)
@@ -61,6 +58,21 @@ class InboxAt:
         elif isinstance(change, Updated):
             for id in list(self._covered(change)):
                 self._update(id, change)
+
+    def replaced_by(self, new: Notification) -> tuple[int, ...]:
+        """What a notification takes the place of."""
+        if new.collapse_key is None:
+            return ()
+        key = (new.organizer_id, new.collapse_key)
+        of_key = [row for row in self.matching(Where()) if (row.organizer_id, row.collapse_key) == key]
+        return tuple(row.id for row in reversed(of_key))
+
+    def _remove(self, ids: Sequence[int]) -> None:
+        for id in ids:
+            del self.rows[id]
+            self.read_at.pop(id, None)
+            self.archived_at.pop(id, None)
+            self.seen.discard(id)
 
     def _update(self, id: int, change: Updated) -> None:
         if change.content is not None:

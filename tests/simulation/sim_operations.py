@@ -12,6 +12,7 @@ from importlib.resources.abc import Traversable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import trio
 from sim_inbox import Where, wrong_page
 from sim_plan import MENDABLE, REFUSABLE
 
@@ -36,8 +37,9 @@ from nx_signal.model import (
     Unknown,
     Updated,
 )
+from nx_signal.model.timestamps import epoch_ms
+from nx_signal.store import collapse, read_all
 from nx_signal.store import maintenance as store_maintenance
-from nx_signal.store import read_all
 from nx_signal.store.driver import Inserted, Tx
 from nx_signal.store.marks import MarkAll, MarkOfAll
 from nx_signal.store.rows import lock
@@ -52,6 +54,10 @@ REACHED_ROWS = """
 SELECT id FROM activity_notification
 WHERE recipient_id = ? AND (deleted_at IS NULL OR archived_at IS NOT NULL)
 ORDER BY rev DESC
+"""
+LEFT_ROWS = """
+SELECT count(*) FROM activity_notification
+WHERE expires_at <= ? AND (deleted_at IS NULL OR archived_at IS NOT NULL)
 """
 PINNED = "observation/signal/notification/pinned"
 """a frame that only a newer release knows"""
@@ -85,6 +91,7 @@ SMALL_BOUNDS: Mapping[Any, Mapping[str, float]] = {
     inbox_maintenance: {
         "APPLY_EVERY_S": 150.0,
         "EXPIRE_EVERY_S": 250.0,
+        "REMOVE_EXPIRED_EVERY_S": 100.0,
         "AUDIT_EVERY_S": 400.0,
         "APPLIED_ROWS": 3,
         "EXPIRED_ROWS": 8,
@@ -101,20 +108,48 @@ async def _insert(
     """As the release of this instance does it, with a store that may refuse values."""
     instance = here.get()
     operations = instance.world.operations if instance else None
-    if operations and operations.refuses and any(draft.subject == REFUSABLE for draft in drafts):
-        raise StoreRejected("subject: cannot be stored now.")
+    _refuse(drafts)
     created_at, inserted = await insert(tx, drafts, data)
     if operations and instance and instance.number in operations.older:
         tx._connection.executemany(
             "UPDATE activity_notification SET unread_after = NULL, total_after = NULL, unseen_after = NULL"
-            " WHERE id = ?",
-            [(row.id,) for row in inserted],
+            " WHERE id = ? AND NOT EXISTS ("
+            "SELECT 1 FROM activity_notification WHERE recipient_id = ? AND replaces IS NOT NULL)",
+            [(row.id, drafts[row.index].recipient_id) for row in inserted],
         )
         tx._connection.executemany(
             "UPDATE recipient_head SET history = NULL, history_rev = 0 WHERE recipient_id = ?",
             [(drafts[row.index].recipient_id,) for row in inserted],
         )
     return created_at, inserted
+
+
+async def _insert_kept(
+    tx: Tx, drafts: Sequence[Draft], data: Sequence[str], insert: Any = collapse.insert
+) -> tuple[datetime, Sequence[Inserted]]:
+    _refuse(drafts)
+    result: tuple[datetime, Sequence[Inserted]] = await insert(tx, drafts, data)
+    return result
+
+
+def _refuse(drafts: Sequence[Draft]) -> None:
+    instance = here.get()
+    operations = instance.world.operations if instance else None
+    if operations and operations.refuses and any(draft.subject == REFUSABLE for draft in drafts):
+        raise StoreRejected("subject: cannot be stored now.")
+
+
+async def _remove_expired(tx: Tx, limit: int, remove: Any = store_maintenance._remove_expired) -> Any:
+    """A change like an action's."""
+    instance = here.get()
+    assert instance is not None
+    if instance.world.operations.ended:
+        return 0, ()
+    many, changes = await remove(tx, limit)
+    if changes:
+        instance.world.last_action_s = trio.current_time()
+        instance.world.note(f"{[change.recipient_id for change in changes]} lose {many} that expired")
+    return many, changes
 
 
 async def _expire(tx: Tx, before_id: int, limit: int, expire: Any = store_maintenance._expire) -> Any:
@@ -140,7 +175,8 @@ def _log_error(event: str, **fields: Any) -> None:
 
 FAKES: Mapping[Any, Mapping[str, Any]] = {
     SqliteTx: {"insert": _insert},
-    store_maintenance: {"_expire": _expire},
+    collapse: {"insert": _insert_kept},
+    store_maintenance: {"_expire": _expire, "_remove_expired": _remove_expired},
     inbox_maintenance: {
         "timedelta": lambda days: timedelta(seconds=days * DAY_S),
         "log": SimpleNamespace(error=_log_error, info=lambda *args, **fields: None),
@@ -395,11 +431,19 @@ class Operations:
         """All releases are mended; what can be replayed is, and all maintenance is done."""
         self.faulty.clear()
         self.refuses = False
+        await self._remove_what_expired()
         self.ended = True
         for id in self._letter_ids():
             await self._replay(self.world.instances[0], id, True)
         for instance in self.world.instances:
             await instance.perform(instance.parts.maintenance.apply_read_alls)
+
+    async def _remove_what_expired(self) -> None:
+        now = self.world.now()
+        await self.world.instances[0].perform(self.world.instances[0].parts.maintenance.remove_expired)
+        (left,) = self.world.database.driver.connection.execute(LEFT_ROWS, (epoch_ms(now),)).fetchone()
+        if left:
+            self.world.violate(f"{left} notifications are there after their expiry")
 
     async def check(self) -> None:
         database = self.world.database
@@ -419,5 +463,5 @@ async def _pin(tx: Tx, user: str) -> Unknown | None:
     rev, history = head.rev + 1, f"pinned-{head.history}"
     place = {"recipient_id": user, "rev": rev, "history": history}
     step = {"kind": "pinned", "detail": "{}", **place, **counts}
-    await tx.run("advance", changes=json.dumps([step]), losses="[]")
+    await tx.run("advance", changes=json.dumps([step]), losses="[]", many_changes=1, many_losses=0)
     return Unknown(user, rev, head.unread, head.total, head.unseen, history, head.history, "pinned")

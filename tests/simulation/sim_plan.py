@@ -8,11 +8,14 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, TypeAlias
 
 from nx_signal.model import Member, Organizer, Roster
+from nx_signal.model.timestamps import format_timestamp
 
+EPOCH = datetime(2026, 11, 21, tzinfo=UTC)
 INSTANCES = 3
 PARTITIONS = 4
 DEVICES = 100
@@ -30,6 +33,8 @@ MENDABLE = "REFUND_ISSUED"
 """The event type that has a bug in some releases."""
 REFUSABLE = "refusable"
 """The subject of what the store may refuse for a while."""
+EXCLUDING, UNITING = 7, 5
+"""Each so many-th activity excludes its actor; unites its users with a merchant's members."""
 RESTORING_FROM = 200
 """Seeds from here on: the store goes back."""
 NEVER_S = 1e9
@@ -101,17 +106,22 @@ def inquiry(organizer: str, merchant: str | None) -> dict[str, Any]:
     return message if merchant is None else message | {"merchantId": merchant}
 
 
-def recipients(
-    scope: str, organizer: str, merchant: str | None, named: Sequence[str], actor: str
-) -> frozenset[str]:
+def recipients(message: Mapping[str, Any]) -> frozenset[str]:
     """The recipients by CONTRACT §3, written independently of the server."""
-    if scope == "users":
-        found = set(named)
-    elif scope == "org":
-        found = {*_OF_ORGANIZER[organizer], *(u for m in _MERCHANTS[organizer] for u in _OF_MERCHANT[m])}
-    else:
-        found = set(_OF_MERCHANT[merchant]) if merchant in _MERCHANTS[organizer] else set()
-    return frozenset(found or {actor})
+    organizer, actor = message["organizerId"], message["actorId"]
+    found: set[str] = set()
+    entries = [(each["scope"], each.get("id"), each.get("ids", ())) for each in message.get("audience", ())]
+    if not entries:
+        named = message.get("recipientIds", ())
+        entries = [(message["recipientScope"], message.get("merchantId"), named)]
+    for scope, merchant, named in entries:
+        if scope == "users":
+            found |= set(named)
+        elif scope == "org":
+            found |= {*_OF_ORGANIZER[organizer], *(u for m in _MERCHANTS[organizer] for u in _OF_MERCHANT[m])}
+        elif merchant in _MERCHANTS[organizer]:
+            found |= set(_OF_MERCHANT[merchant])
+    return frozenset(found - {actor} if message.get("excludeActor") else found or {actor})
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +135,10 @@ class Action:
         arguments = dict(self.args)
         if isinstance(message := arguments.pop("message", None), Mapping):
             to = message.get("merchantId") or ",".join(message.get("recipientIds", ()))
-            arguments |= {"type": message["eventType"], "scope": message["recipientScope"], "to": to}
+            arguments |= {"type": message["eventType"], "scope": message.get("recipientScope"), "to": to}
             arguments |= {"organizer": message["organizerId"], "actor": message["actorId"]}
-            arguments |= {"eventId": message.get("eventId")}
+            arguments |= {"eventId": message.get("eventId"), "key": message.get("collapseKey")}
+            arguments |= {"expiresAt": message.get("expiresAt")}
         listed = " ".join(f"{k}={v}" for k, v in arguments.items() if v not in (None, ""))
         return f"{self.at_s:9.3f}  {self.name:<10} {listed}"
 
@@ -170,6 +181,7 @@ class _Author:
         self.corrections = random.Random(f"{seed}/corrections")
         self.correctable: dict[str, float] = {}
         """event → when it is published"""
+        self.kept = random.Random(f"{seed}/kept")
         # A removal whose announcement is lost is found by the sweep alone.
         self.retention_days = self.more.choice([0, 1, 1, 2]) if self.sweep_s != NEVER_S else 0
 
@@ -284,6 +296,7 @@ class _Author:
             (self.newer if self.seed >= RESTORING_FROM else other)(start_s, length_s, hot)
 
         self.mark(start_s, length_s, hot)
+        self.keep(start_s, length_s, hot)
 
     def correct(self) -> None:
         """Corrections and retractions before, beside and after their activities, in whatever order."""
@@ -316,6 +329,34 @@ class _Author:
             self.add(at_s, name, **args)
             if rng.random() < 0.2:  # another device
                 self.add(at_s, name, **(args | {"instance": rng.randrange(INSTANCES)}))
+
+    def keep(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
+        """What producers state about how a notification is kept; its random numbers are `kept`."""
+        rng = self.kept
+        for n in range(rng.randint(0, 4)):
+            at_s = start_s + rng.uniform(0, length_s)
+            message = _SOUND | {"recipientIds": rng.choices(hot, k=2), "actorId": hot[0]}
+            message |= {"organizerId": rng.choice(["o1", "o1", "o2"]), "data": {"payment": {"amount": n}}}
+            message["occurredAt"] = _at(at_s + rng.choice([0, 0, rng.uniform(-2, 2), -60]))
+            if rng.random() < 0.8:
+                message["collapseKey"] = rng.choice("kkl")
+            # A removal whose announcement is lost is found by the sweep alone.
+            later_s = [0.01, 5, 60, 900] if self.sweep_s != NEVER_S else []
+            if rng.random() < 0.4:
+                message["expiresAt"] = _at(at_s + rng.choice([-5_000, *later_s]))
+            if rng.random() < 0.3:
+                message["priority"] = "high"
+            event, identity = f"k{len(self.actions)}.{n}", rng.choice(["eventId", "ce_id", "position"])
+            if identity == "eventId":
+                message["eventId"] = event
+            for _ in range(1 if identity == "position" else rng.choice([1, 1, 2, 3])):
+                header = event if identity == "ce_id" else None
+                partition = rng.randrange(PARTITIONS)
+                self.add(at_s, "publish", partition=partition, ce_id=header, message=message)
+                at_s += rng.choice([0, rng.uniform(0, 1), rng.uniform(0, 60)])
+        if rng.random() < 0.3:
+            at_s = start_s + rng.uniform(0, length_s + 10)
+            self.add(at_s, "maintain", instance=rng.randrange(INSTANCES), what="remove_expired")
 
     def inquire(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
         """Pushes to members' rooms, and devices that join them, allowed or not."""
@@ -454,6 +495,11 @@ class _Author:
             message["actorId"] = rng.choice(hot)
         else:
             message["recipientIds"] = rng.choices(hot, k=rng.randint(1, len(hot)))
+        if self.published % EXCLUDING == 0:
+            message["excludeActor"] = True
+        if self.published % UNITING == 0 and (named := message.pop("recipientIds", None)):
+            message["audience"] = [{"scope": "users", "ids": named}, {"scope": "merchant", "id": "m1"}]
+            del message["recipientScope"]
         identity = rng.choice(["eventId", "eventId", "ce_id", "position"])
         if identity == "eventId":
             message["eventId"] = event
@@ -627,6 +673,11 @@ class _Author:
 
     def clock(self, at_s: float, lasts_s: float, moment: Callable[[], float]) -> None:
         self.add(at_s, "clock", step_s=self.rng.choice([-3_600, -5, -0.01, 3, 600]))
+
+
+def _at(moment_s: float) -> str:
+    """On a clock that nobody sets."""
+    return format_timestamp(EPOCH + timedelta(seconds=moment_s))
 
 
 _SOUND: dict[str, Any] = {

@@ -12,10 +12,10 @@ import random
 import sqlite3
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ from sim_operations import (
     SMALL_BOUNDS as SMALL_PORTIONS,
 )
 from sim_plan import (
+    EPOCH,
     INSTANCES,
     LASTS_S,
     MENDABLE,
@@ -127,8 +128,8 @@ CAUGHT_UP = 100
 """Changes that an inbox may get between a resume and its read."""
 MAX_STEPS = 4_000_000
 """Of tasks, in one run: far above any that comes to rest."""
-EPOCH = datetime(2026, 11, 21, tzinfo=UTC)
 NEVER_EXPIRES_S = 1e8
+_NEVER = "9999-01-01T00:00:00Z"
 HEADS = "SELECT recipient_id, rev FROM recipient_head"
 HEAD = f"{HEADS} WHERE recipient_id = ?"
 CORRECTABLE = """
@@ -861,6 +862,12 @@ class World:
         self.corrected: dict[str, dict[str, int]] = {}
         """activity → moment of a correction → its amount"""
         self.retracted: set[str] = set()
+        self.messages: dict[str, Mapping[str, Any]] = {}
+        """activity → its message"""
+        self.of_key: dict[tuple[str, str], list[str]] = {}
+        """(organizer, collapse key) → activities"""
+        self.latest = EPOCH
+        """that any clock showed"""
         self.published: dict[tuple[int, int], str | None] = {}
         """(partition, offset) → activity; None where there is nothing to store"""
         self.losses = 0
@@ -999,6 +1006,8 @@ class World:
                         self.violate(f"a second row of {activity} for {user}")
                     if user not in self.expected.get(activity, ()):
                         self.violate(f"a row of {activity} for {user}, who is no recipient")
+                    if newer := self._newer(activity, user, self.held):
+                        self.violate(f"a row of {activity} for {user}, who has the newer {newer}")
                     self.stored.add((activity, user))
                     self.held.add((activity, user))
                     self.activities_stored.add(activity)
@@ -1032,9 +1041,22 @@ class World:
         return activity in self.activities_stored
 
     def _missing(self, activity: str) -> list[str]:
+        if self.latest >= datetime.fromisoformat(self.messages[activity].get("expiresAt", _NEVER)):
+            return []
         if activity in self.retracted:
             return []
-        return sorted(user for user in self.expected[activity] if (activity, user) not in self.stored)
+        missing = [user for user in self.expected[activity] if (activity, user) not in self.stored]
+        return sorted(user for user in missing if not self._newer(activity, user, self.stored))
+
+    def _newer(self, activity: str, user: str, among: Collection[tuple[str, str]]) -> list[str]:
+        """Those of these rows that are of its collapse key and happened later."""
+        message = self.messages[activity]
+        others = self.of_key.get((message["organizerId"], message.get("collapseKey", "")), ())
+        return [
+            other
+            for other in others
+            if self.messages[other]["occurredAt"] > message["occurredAt"] and (other, user) in among
+        ]
 
     def _letters(self) -> set[tuple[int, int]]:
         return set(self.database.driver.connection.execute('SELECT partition, "offset" FROM dead_letter'))
@@ -1042,7 +1064,9 @@ class World:
     # --- what the instances are given ---
 
     def now(self) -> datetime:
-        return EPOCH + timedelta(seconds=trio.current_time() + self.clock_off_s)
+        now = EPOCH + timedelta(seconds=trio.current_time() + self.clock_off_s)
+        self.latest = max(self.latest, now)
+        return now
 
     async def verify(self, token: str) -> Principal:
         await trio.lowlevel.checkpoint()
@@ -1227,6 +1251,8 @@ class World:
     async def _check_inbox(self, user: str) -> None:
         at = InboxAt()
         for number, change in enumerate(self.log(user), 1):
+            if isinstance(change, Created) and change.replaces != at.replaced_by(change.notification):
+                self.violate(f"revision {change.rev} of {user} replaces {change.replaces}")
             at.apply(change)
             counts = (number, at.unread, at.unseen, at.total)
             if counts != (change.rev, change.unread, change.unseen, change.total):
@@ -1268,13 +1294,12 @@ class World:
         offset = self.topic.end(partition)
         if message["eventType"] != "NOT_OURS":
             activity = message.get("eventId") or ce_id or f"topic/{partition}/{offset}"
-            self.expected[activity] = recipients(
-                message["recipientScope"],
-                message["organizerId"],
-                message.get("merchantId"),
-                message.get("recipientIds", ()),
-                message["actorId"],
-            )
+            self.expected[activity] = recipients(message)
+            self.messages[activity] = message
+            if key := message.get("collapseKey"):
+                of_key = self.of_key.setdefault((message["organizerId"], key), [])
+                if activity not in of_key:
+                    of_key.append(activity)
             if message["eventType"] == "INQUIRY_SUBMITTED" and (room := member_room(message)):
                 self.pushed_to[activity] = room
             if message["eventType"] == MENDABLE or message.get("subject") == REFUSABLE:

@@ -13,11 +13,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from nx_signal.activities.explain import Explain
 from nx_signal.activities.preview import Preview
 from nx_signal.activities.replay import Replay
+from nx_signal.cli.explain import _lines
 from nx_signal.delivery.sessions import LiveSessions
 from nx_signal.errors import MessageRejected, StatementFailed
 from nx_signal.model import Created, Deleted, KeptCorrection, Member, Roster, Updated
 from nx_signal.model.changes import to_log
 from nx_signal.model.wire import encode_change
+from nx_signal.rest.explain import explained
 from pipeline_kit import REGISTRY, RENDERER, Line, message, now, record, running
 
 LARGE = 5_000
@@ -587,6 +589,10 @@ async def test_explain_knows_an_activity_of_which_only_a_correction_came(autojum
         found = await explain.explain(identity, None)
         assert found is not None and found.trace is None
         assert [each.action for each in found.corrections] == ["retract"]
+        first, second, last = _lines(explained("e1", found))
+        assert first == "e1: only what is below came of it so far, or its record is gone."
+        assert second.startswith("  Retracted at t/0/0, as of 2026-01-01T00:00:00.000Z")
+        assert last == "  Notifications: 0."
 
 
 async def test_a_correction_is_no_activity_that_someone_missed(autojump_clock: MockClock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -199,3 +200,15 @@ async def test_a_thousand_events_are_a_thousand_activities(autojump_clock: MockC
     async with running() as line:
         await give(line, batched([event(str(n)) for n in range(1_000)]))
         assert line.count("stored") == 1_000 and line.acked == [(0, 0)]
+
+
+def test_many_batches_of_many_small_events_are_held_a_part_at_a_time() -> None:
+    value = json.dumps([{}] * 1_000).encode()
+    flood = Batch(tuple(batched(value, n) for n in range(40)), lambda: None)
+    tracemalloc.start()
+    try:
+        members = sum(len(part.records) for part in unbatched(flood))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert members == 40_000 and peak < 8_000_000, peak

@@ -10,7 +10,9 @@ import trio
 
 from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.inbox.service import Inbox
-from nx_signal.model import Change, Created, Deleted, Draft, InboxFilter, Read
+from nx_signal.model import Change, Created, Deleted, Draft, InboxFilter, Read, Updated
+from nx_signal.store import read_all
+from nx_signal.store.marks import MarkAll
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -108,3 +110,28 @@ async def test_nothing_is_announced_that_was_not_stored(office: Office) -> None:
     row = await office.inbox.get("u1", id)
     assert row
     assert not row.is_read
+
+
+async def test_each_portion_of_a_mark_of_all_is_announced_in_turn(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_all, "PORTION", 2)
+    await office.give(*(draft("u1", f"a{n}") for n in range(5)))
+    updated, head = await office.inbox.mark_all(MarkAll("u1", "archive", None, "client-1"))
+    assert (updated, head.total, head.rev) == (5, 0, 8)
+    stated = [
+        (change.rev, change.up_to_rev, change.total)
+        for change in office.announced
+        if isinstance(change, Updated)
+    ]
+    assert stated == [(6, 2, 3), (7, 4, 1), (8, 5, 0)]
+
+
+async def test_a_mark_that_changes_nothing_is_not_announced(office: Office) -> None:
+    (id,) = await office.give(draft("u1", "a1"))
+    assert await office.inbox.mark("u1", id, "unarchive")
+    assert await office.inbox.mark("u2", id, "archive") is None
+    assert (await office.inbox.mark_ids("u1", [id, 7], "unread")).unknown == (7,)
+    assert await office.inbox.mark_all_seen("u1", 0)
+    assert (await office.inbox.mark_all(MarkAll("u1", "unarchive", None, None)))[0] == 0
+    assert office.announced == []

@@ -175,6 +175,8 @@ def _print_around(found: ActivitiesAround) -> None:
 def _lines(found: ActivityExplanation) -> list[str]:
     trace = found.trace
     lines = [f"{found.event_id}: what was done with it is no longer known."]
+    if trace is None and found.corrections and not found.rows:
+        lines = [f"{found.event_id}: only what is below came of it so far, or its record is gone."]
     if trace is not None:
         kind = trace.type or "a message"
         lines = [

@@ -13,7 +13,7 @@ import msgspec
 
 from nx_signal.client.http import http_client
 from nx_signal.errors import SignalError, Unavailable
-from nx_signal.model import Json, Mark, wire
+from nx_signal.model import Json, Mark, Priority, wire
 from nx_signal.model.json import decode_json
 
 BASE = "/v1/api/signal"
@@ -43,6 +43,9 @@ class RestUnavailable(Unavailable):
 class Notification(wire.Notification, frozen=True, rename="camel", kw_only=True):
     activity_id: str = ""
     """empty from a server of a release that does not state it"""
+    priority: Priority = "normal"
+    expires_at: wire.Time | None = None
+    collapse_key: str | None = None
     is_seen: bool = False
     archived_at: wire.Time | None = None
     """so from a server of a release that does not know it"""

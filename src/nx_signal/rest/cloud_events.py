@@ -96,7 +96,7 @@ async def message_body(request: Request) -> Body:
             raise MessageRejected(f"message: this is a list; send a batch of CloudEvents as {BATCH_JSON}.")
         return Body(body, events=True)
     attributes = _attributes(request.headers)
-    if "eventType" in (fields_of(repaired(body)[0]) or {}):
+    if attributes and "eventType" in (fields_of(repaired(body)[0]) or {}):
         identity = {ours: attributes[name] for name, ours in IDENTITY.items() if name in attributes}
         return Body(extended(body, identity), events=False)
     if not {"specversion", "type"} & attributes.keys():

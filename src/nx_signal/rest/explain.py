@@ -208,7 +208,7 @@ _EXPLANATION = {
             "action": "update",
             "position": "signal.activity-notification/0/41",
             "occurredAt": "2026-01-01T12:00:00.000Z",
-            "handledAt": "2026-01-01T12:00:01.000Z",
+            "handledAt": "2026-01-01T12:00:00.000Z",
             "changed": 1,
             "stands": True,
         }

@@ -13,7 +13,7 @@ from quart_trio import QuartTrio
 from nx_signal import __version__
 from nx_signal.model import Json
 from nx_signal.model.json import decode_json
-from nx_signal.rest.route import JSON, TEXTS, Route, camel, struct_in
+from nx_signal.rest.route import JSON, TEXTS, EventStream, Route, camel, struct_in
 from nx_signal.server.problem import ProblemDetails
 
 PROBLEM_JSON = "application/problem+json"
@@ -183,7 +183,8 @@ def _responses(each: Route, schema_of: Mapping[int, Json], *, has_path: bool) ->
                 response["headers"][name] = {"description": meaning, "schema": {"type": "string"}}
         if kind in TEXTS:
             example = _example(each.example.answer) if first else {}
-            response["content"] = {TEXTS[kind]: {"schema": {"type": "string"}} | example}
+            schema: dict[str, Json] = {} if kind is EventStream else {"schema": {"type": "string"}}
+            response["content"] = {TEXTS[kind]: schema | example}  # OpenAPI 3.1 has none of an event
         elif kind is not None:
             example = _example(each.example.answer) if first else {}
             response["content"] = {JSON: {"schema": schema_of[id(kind)]} | example}

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from nx_signal.model import Condition, InboxFilter, InboxPage, InboxSummary
 from nx_signal.model.filters import FIELDS
+from nx_signal.model.notifications import ROW_FIELDS
 from nx_signal.model.text import storable
 from nx_signal.store.driver import Dialect, Row, Tx
 from nx_signal.store.rows import HEAD_FIELDS, MAX_INTEGER, notification
@@ -28,6 +29,7 @@ _COMPARISONS = {
 _COUNTS = {"total": "{kept}.total", "unread": "{kept}.unread", "read": "{kept}.total - {kept}.unread"}
 _COLUMNS = {"archived": "(n.archived_at IS NOT NULL)"}
 """Of the fields that are no column."""
+_LISTED = ", ".join(f"n.{name}" for name in ROW_FIELDS if name != "is_seen")
 _SEEN = "(n.is_read OR n.seen_at IS NOT NULL OR n.rev <= {seen_rev})"
 
 
@@ -36,11 +38,11 @@ async def page(
 ) -> InboxPage:
     query = _Query(tx.dialect, recipient_id)
     below = query.bind(MAX_INTEGER if before_rev is None else before_rev)
-    rows = f"SELECT n.* {_rows(where)} AND n.rev < {below}{query.conditions(where)}"
+    rows = f"SELECT {_LISTED}, n.seen_at {_rows(where)} AND n.rev < {below}{query.conditions(where)}"
     # One more, to know whether there is a next page.
     rows += f" ORDER BY n.rev DESC LIMIT {query.bind(limit + 1)} OFFSET {query.bind(skip)}"
     found = await tx.select(
-        f"SELECT {query.summary(where)}, n.*, {_SEEN.format(seen_rev='h.seen_rev')} AS is_seen"  # noqa: S608 - constant texts, as below
+        f"SELECT {query.summary(where)}, {_LISTED}, {_SEEN.format(seen_rev='h.seen_rev')} AS is_seen"  # noqa: S608 - constant texts, as below
         " FROM inbox_head AS h"
         f" LEFT JOIN ({rows}) AS n ON n.recipient_id = h.recipient_id"
         " WHERE h.recipient_id = :recipient_id ORDER BY n.rev DESC",
@@ -107,8 +109,12 @@ def _summary(recipient_id: str, found: Sequence[Row]) -> tuple[int, InboxSummary
 
 def _rows(where: InboxFilter) -> str:
     """Archived rows have deleted_at too."""
-    among = "n.archived_at IS NOT NULL" if where.archived else "n.deleted_at IS NULL"
-    return f"FROM inbox_row AS n WHERE n.recipient_id = :recipient_id AND {among}"
+    view, among = (
+        ("reached_row", "n.archived_at IS NOT NULL")
+        if where.archived
+        else ("inbox_row", "n.deleted_at IS NULL")
+    )
+    return f"FROM {view} AS n WHERE n.recipient_id = :recipient_id AND {among}"
 
 
 class _Query:
@@ -144,11 +150,16 @@ class _Query:
 
     def conditions(self, where: InboxFilter) -> str:
         """`AND …` for each condition, or ""."""
-        return "".join(f" AND {self._comparison(condition)}" for condition in where.conditions)
+        return "".join(
+            f" AND {self._comparison(condition, where.archived)}" for condition in where.conditions
+        )
 
-    def _comparison(self, condition: Condition) -> str:
+    def _comparison(self, condition: Condition, archived: bool) -> str:
         field, operator, value = condition.field, condition.operator, condition.value
         assert field in FIELDS  # noqa: S101 - no text of a caller becomes SQL
+        if field == "archived" and operator in ("eq", "neq") and value is not None:
+            # The rows are of the archive or of the inbox already: an index is chosen by how many there are.
+            return "1 = 1" if (value == (operator == "eq")) == archived else "1 = 0"
         column = _COLUMNS.get(field, f"n.{field}")
         if value is None:
             return f"{column} IS {'NOT ' if operator == 'neq' else ''}NULL"

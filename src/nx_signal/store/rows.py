@@ -150,4 +150,10 @@ async def advance_all(tx: Tx, steps: Sequence[tuple[Logged, Loss]]) -> None:
             losses.append(
                 {"recipient_id": change.recipient_id, "type": type, "total": total, "unread": unread}
             )
-    await tx.run("advance", changes=encode_json(changes).decode(), losses=encode_json(losses).decode())
+    await tx.run(
+        "advance",
+        changes=encode_json(changes).decode(),
+        losses=encode_json(losses).decode(),
+        many_changes=len(changes),
+        many_losses=len(losses),
+    )

@@ -1,10 +1,10 @@
 -- Every statement that reads or changes rows of an inbox names its recipient.
 -- The view inbox_row is a row as its reader sees it: what an unapplied read-all covers is read (is_marked is
--- whether the row itself is marked).
+-- whether the row itself is marked). It is for rows of the inbox; reached_row is for archived ones as well.
 
 -- name: get
 SELECT n.*, (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
-FROM inbox_row AS n
+FROM reached_row AS n
 JOIN recipient_head AS h ON h.recipient_id = n.recipient_id
 WHERE n.id = :id AND n.recipient_id = :recipient_id AND (n.deleted_at IS NULL OR n.archived_at IS NOT NULL);
 
@@ -13,9 +13,10 @@ UPDATE recipient_head SET seen_rev = :seen_rev, unseen = :unseen WHERE recipient
 
 -- name: rows_of
 SELECT
-    n.recipient_id, n.id, n.rev, n.created_at, n.is_read, n.deleted_at IS NOT NULL AS deleted,
+    n.recipient_id, n.id, n.rev, n.created_at, n.is_read,
+    n.deleted_at IS NOT NULL AND n.archived_at IS NULL AS deleted,
     n.organizer_id, n.merchant_id, n.collapse_key, n.occurred_at
-FROM inbox_row AS n
+FROM reached_row AS n
 WHERE n.activity_id = :activity_id
     AND (CAST(:recipient_id AS text) IS NULL OR n.recipient_id = :recipient_id)
 ORDER BY n.recipient_id

@@ -8,7 +8,7 @@ SELECT recipient_id FROM activity_notification WHERE id < :before_id ORDER BY id
 -- name: oldest
 SELECT id, rev, type, is_read, deleted_at, archived_at,
     (is_read OR seen_at IS NOT NULL OR rev <= :seen_rev) AS is_seen
-FROM inbox_row
+FROM reached_row
 WHERE recipient_id = :recipient_id
 ORDER BY rev
 LIMIT :limit;

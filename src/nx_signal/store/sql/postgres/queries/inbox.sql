@@ -4,7 +4,7 @@ SELECT * FROM inbox_head WHERE recipient_id = :recipient_id FOR NO KEY UPDATE;
 -- name: states
 SELECT n.id, n.rev, n.type, n.is_read, n.read_at, n.seen_at, n.archived_at, n.deleted_at,
     (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= :seen_rev) AS is_seen
-FROM inbox_row n
+FROM reached_row n
 WHERE n.id = ANY (:ids::bigint[]) AND n.recipient_id = :recipient_id
     AND (n.deleted_at IS NULL OR n.archived_at IS NOT NULL);
 
@@ -51,12 +51,17 @@ CROSS JOIN LATERAL (
 ) c;
 
 -- name: advance
--- The heads are locked: set them, take off what each type lost, and log the changes that led to them.
+-- The heads are locked: set them, take off what each type lost, and log the changes that led to them. The limits
+-- tell the planner how few there are.
 WITH given AS (
     SELECT * FROM json_to_recordset(:changes::json) AS c (
         recipient_id text, rev bigint, total bigint, unread bigint, unseen bigint, kind text, detail text,
         history text
     )
+    LIMIT :many_changes
+), lost AS (
+    SELECT * FROM json_to_recordset(:losses::json) AS l (recipient_id text, type text, total bigint, unread bigint)
+    LIMIT :many_losses
 ), head AS (
     UPDATE recipient_head h
     SET rev = g.rev, total = g.total, unread = g.unread, unseen = g.unseen, history = g.history,
@@ -65,7 +70,7 @@ WITH given AS (
     WHERE h.recipient_id = g.recipient_id
 ), typed AS (
     UPDATE recipient_type t SET total = t.total - lost.total, unread = t.unread - lost.unread
-    FROM json_to_recordset(:losses::json) AS lost (recipient_id text, type text, total bigint, unread bigint)
+    FROM lost
     WHERE t.recipient_id = lost.recipient_id AND t.type = lost.type
 )
 INSERT INTO recipient_change (recipient_id, rev, total, unread, unseen, kind, detail, history)
@@ -84,7 +89,7 @@ ON CONFLICT (recipient_id) DO UPDATE SET rev = h.rev WHERE false;
 SELECT n.id, n.recipient_id, n.type, n.is_read, n.deleted_at,
     (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
 FROM json_to_recordset(:rows::json) AS given (id bigint, recipient_id text)
-JOIN inbox_row n ON n.id = given.id AND n.recipient_id = given.recipient_id
+JOIN reached_row n ON n.id = given.id AND n.recipient_id = given.recipient_id
 JOIN recipient_head h ON h.recipient_id = given.recipient_id
 WHERE n.deleted_at IS NULL OR n.archived_at IS NOT NULL
 ORDER BY n.id;

@@ -18,8 +18,9 @@ SET total = total + excluded.total, unread = unread + excluded.unread;
 -- name: states
 SELECT n.id, n.rev, n.type, n.is_read, n.read_at, n.seen_at, n.archived_at, n.deleted_at,
     (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= :seen_rev) AS is_seen
-FROM inbox_row AS n
-WHERE n.id IN (SELECT value FROM json_each(:ids)) AND n.recipient_id = :recipient_id
+FROM reached_row AS n
+-- + keeps SQLite from walking over the whole inbox, here and below.
+WHERE n.id IN (SELECT value FROM json_each(:ids)) AND +n.recipient_id = :recipient_id
     AND (n.deleted_at IS NULL OR n.archived_at IS NOT NULL);
 
 -- name: write_states
@@ -29,7 +30,7 @@ SET is_read = json_extract(new.value, '$.is_read'), read_at = json_extract(new.v
     deleted_at = json_extract(new.value, '$.deleted_at'), modified_at = :modified_at, changed_rev = :rev
 FROM json_each(:states, '$.rows') AS new
 WHERE activity_notification.id = json_extract(new.value, '$.id')
-    AND activity_notification.recipient_id = :recipient_id;
+    AND +activity_notification.recipient_id = :recipient_id;
 
 -- name: rendered_from
 SELECT id, rendered_from FROM activity_notification
@@ -92,7 +93,7 @@ ON CONFLICT (recipient_id) DO NOTHING;
 SELECT n.id, n.recipient_id, n.type, n.is_read, n.deleted_at,
     (n.is_read OR n.seen_at IS NOT NULL OR n.rev <= h.seen_rev) AS is_seen
 FROM json_each(:rows) AS given
-CROSS JOIN inbox_row AS n
+CROSS JOIN reached_row AS n
     ON n.id = json_extract(given.value, '$.id')
     AND n.recipient_id = json_extract(given.value, '$.recipient_id')
 CROSS JOIN recipient_head AS h ON h.recipient_id = n.recipient_id
