@@ -289,6 +289,23 @@ async def test_a_ticket_for_the_stream_opens_no_events_and_no_other_route_takes_
             assert answer.status_code == 401
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such option")
+async def test_a_client_that_vanished_is_forgotten_although_the_kernel_still_takes_its_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nx_signal.sse.connection.GONE_AFTER_S", 0.5)
+    async with serving(tmp_path) as server:
+        client = trio.socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        await client.connect(("127.0.0.1", server.port))
+        with client:
+            head = "".join(f"{name}: {value}\r\n" for name, value in server.headers().items())
+            await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
+            await clients(server, 1)
+            await server.publish(*(f"{n}" * 100 for n in range(100)))
+            await clients(server, 0)
+
+
 async def test_no_ticket_is_in_an_error_about_an_address() -> None:
     with pytest.raises(SettingsError) as refused:
         async with open_events("http://127.0.0.1:many", "sgt_secret", scheme="Ticket"):

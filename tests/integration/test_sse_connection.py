@@ -1,4 +1,4 @@
-"""A client of Server-Sent Events over a real socket: what it receives, and how it ends. the clock is set."""
+"""A client of Server-Sent Events over a real socket: what it receives, and how it ends. The clock is set."""
 
 from __future__ import annotations
 
