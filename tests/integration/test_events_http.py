@@ -315,9 +315,11 @@ async def test_no_ticket_is_in_an_error_about_an_address() -> None:
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 async def test_the_client_reads_from_an_address_of_ipv6(tmp_path: Path) -> None:
-    async with serving(tmp_path, host="::", embedded_issuer="always") as server:
-        async with open_events(f"http://[::1]:{server.port}", server.token()) as events:
-            assert (await events.receive()).event == CONNECTED
+    async with (
+        serving(tmp_path, host="::", embedded_issuer="always") as server,
+        open_events(f"http://[::1]:{server.port}", server.token()) as events,
+    ):
+        assert (await events.receive()).event == CONNECTED
 
 
 async def test_it_is_below_the_prefix_too(tmp_path: Path) -> None:
