@@ -296,6 +296,8 @@ def _update_of(event_id: str, body: bytes) -> bytes:
         raise Problem(400, "The body is not a JSON object.", "invalid_json") from None
     if bytes(given.get("data", b"null")) == b"null":
         raise Problem(400, "data is missing.", "invalid_parameter")
+    if "specversion" in given:
+        raise Problem(400, "specversion: send a CloudEvent to POST /activities.", "invalid_parameter")
     named = encode_json({"action": "update", "eventId": event_id})
     return body.rstrip(b" \t\r\n").removesuffix(b"}") + b"," + named[1:]
 
