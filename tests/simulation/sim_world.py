@@ -465,6 +465,8 @@ class Instance:
         self.boots = 0
         self.deaf = self.source_cut = self.relay_cut = self.store_cut = False
         self.links: dict[Link, None] = {}
+        self.visit = a_visit()
+        """of every connection: it counts for no bound"""
         self.life = trio.CancelScope()
 
     async def live(self) -> None:
@@ -545,7 +547,7 @@ class Instance:
         here.set(self)
         self.links[link] = None
         try:
-            await self.websocket.serve(link, b"", a_visit())  # type: ignore[arg-type]
+            await self.websocket.serve(link, b"", self.visit)  # type: ignore[arg-type]
         except Exception as error:
             self.world.violate(f"a connection of {link.device} failed: {_shown(error)}")
         finally:
