@@ -65,8 +65,8 @@ class Device:
         self.held: dict[int, str] = {}
         """the revisions up to `rev` whose history it knows"""
         self.since = 0
-        self.sequence: list[tuple[int, str | None]] = []
-        """(rev, history) of each change that it got after `since`, where it last was told the head"""
+        self.got: dict[int, str | None] = {}
+        """rev → history of each change after `since`, as it got it the last time"""
         self.room: int | None = None
         """None: it reads at once"""
         self.members_rooms: dict[str, None] = {}
@@ -120,7 +120,7 @@ class Device:
     def starts_from(self, rev: int, history: str | None) -> None:
         """It has the inbox as of this revision."""
         self.holds(rev, history)
-        self.since, self.sequence = rev, []
+        self.since, self.got = rev, {}
 
     def holds(self, rev: int, history: str | None) -> None:
         self.rev, self.history = rev, history if self.keeps_history else None
@@ -224,8 +224,8 @@ class Device:
 
     def resumed(self, link: Link, at: Resumed) -> None:
         self.holds(at.rev, at.history)
-        self.since = min(self.since, at.rev)
-        self.sequence = [each for each in self.sequence if each[0] <= at.rev]
+        if at.rev < self.since or any(rev not in self.got for rev in range(self.since + 1, at.rev + 1)):
+            self.since = at.rev
         link.owed = link.returning = True
         # Without a history, a store that went back may reach the device's revision before it is read.
         ahead = at.rev > at.head + (CAUGHT_UP if at.history is None else 0)
@@ -250,7 +250,7 @@ class Device:
         if self.history is not None:
             self._check(change.after == self.history, f"revision {rev} came after another history")
         self.holds(rev, data.history)
-        self.sequence.append((rev, data.history))
+        self.got[rev] = data.history
         link.returning = False
 
     def _state(self, link: Link, data: _Data) -> None:

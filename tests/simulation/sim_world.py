@@ -795,10 +795,11 @@ class World:
         # One that states no history cannot notice that the store went back.
         placed = [d for d in devices if d.rev is not None and (d.keeps_history or not self.restores)]
         common = max((device.since for device in placed), default=0)
-        got = {str(d): [change for change in d.sequence if change[0] > common] for d in placed}
-        for device, sequence in got.items():
-            if sequence != [(change.rev, change.history) for change in self.log(user)[common:]]:
-                self.violate(f"{device} got {sequence} since {common}, which is not the log")
+        log = [(change.rev, change.history) for change in self.log(user)[common:]]
+        for device in placed:
+            got = {(rev, history) for rev, history in device.got.items() if common < rev <= (device.rev or 0)}
+            if wrong := got.symmetric_difference(log):
+                self.violate(f"{device} and the log differ since {common} in {sorted(wrong)}")
 
     async def _check_inbox(self, user: str) -> None:
         at = InboxAt()
