@@ -233,7 +233,8 @@ WITH draft AS (
         unseen = before.unseen + g.many, history = g.history, history_rev = h.rev + g.many
     FROM grown g JOIN inbox_head before USING (recipient_id)
     WHERE h.recipient_id = g.recipient_id
-    RETURNING before.*
+    RETURNING before.recipient_id, before.rev, before.unread, before.total, before.history,
+              h.unseen - g.many AS unseen
 ), typed AS (
     INSERT INTO recipient_type AS t (recipient_id, type, total, unread)
     SELECT recipient_id, type, count(*), count(*) FROM fresh GROUP BY recipient_id, type
