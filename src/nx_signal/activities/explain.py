@@ -178,8 +178,9 @@ class Explain:
         """Of the key of this row of another recipient, when the activity was handled."""
         if row.collapse_key is None or row.occurred_at is None or trace is None or trace.handled_at is None:
             return False
-        newest = await self._inbox.newest_of_key(user_id, row.organizer_id, row.collapse_key)
-        return newest is not None and newest[0] <= trace.handled_at and newest[1] > row.occurred_at
+        return await self._inbox.had_newer(
+            user_id, row.organizer_id, row.collapse_key, row.occurred_at, trace.handled_at
+        )
 
 
 def recipient_delivery(

@@ -337,13 +337,16 @@ def _decode_correction(
     data = (wire.data or {}) if wire.action == "update" else {}
     if notification_bytes is not None:
         json_bytes("data", data, notification_bytes)
+    activity_id = identity(given_id, source)
     return Correction(
-        activity_id=identity(given_id, source),
+        activity_id=activity_id,
         action=wire.action,
         data=data,
-        occurred_at=None if wire.occurred_at is None else moment(wire.occurred_at, "occurredAt"),
+        occurred_at=None
+        if wire.occurred_at is None
+        else to_milliseconds(moment(wire.occurred_at, "occurredAt")),
         position=str(position),
-        digest=digest_of(value, _CORRECTED),
+        digest=digest_of(value, _CORRECTED, activity_id),
         replaced=replaced,
     )
 
