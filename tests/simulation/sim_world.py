@@ -1,8 +1,8 @@
 """Whole instances, their clients and their faults in one Trio run that a seed decides entirely.
 
 An instance is composed by nx_signal.composition over the memory adapters, and runs without REST and sockets:
-delivery, pipeline, supervised relay, supervised source, and `WebSocketServer`. Sealing is left out; bounds
-are small, so that each of them is met. Set PYTHONHASHSEED: sets of strings have an order too."""
+delivery, pipeline, supervised relay, supervised source, `WebSocketServer`, `EventServer` and `Polling`.
+Sealing is left out; bounds are small, so that each of them is met. Set PYTHONHASHSEED: sets of strings have an order too."""
 
 from __future__ import annotations
 

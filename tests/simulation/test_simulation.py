@@ -1,5 +1,5 @@
-"""Three instances and a hundred clients, hours of simulated time, whatever may go wrong: what a client is
-owed holds under every seed. `scripts/simulate --seed N --verbose` shows one run."""
+"""Three instances and a hundred clients of every transport, hours of simulated time, whatever may go wrong:
+what a client is owed holds under every seed. `scripts/simulate --seed N --verbose` shows one run."""
 
 from __future__ import annotations
 
