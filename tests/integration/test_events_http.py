@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from nx_signal.client.rest import RestRefused, RestUnavailable, open_rest
 from nx_signal.client.stream import open_stream
 from nx_signal.config import Settings
 from nx_signal.delivery.topics import CLOSED, CONNECTED, GOAWAY, STATE
+from nx_signal.errors import SettingsError
 from nx_signal.identity.issuer import open_issuer
 from nx_signal.model.timestamps import now
 from nx_signal.model.wire import CREATED
@@ -287,6 +289,39 @@ async def test_a_ticket_for_the_stream_opens_no_events_and_no_other_route_takes_
             assert answer.status_code == 401
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such option")
+async def test_a_client_that_vanished_is_forgotten_although_the_kernel_still_takes_its_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nx_signal.sse.connection.GONE_AFTER_S", 0.5)
+    async with serving(tmp_path) as server:
+        client = trio.socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        await client.connect(("127.0.0.1", server.port))
+        with client:
+            head = "".join(f"{name}: {value}\r\n" for name, value in server.headers().items())
+            await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
+            await clients(server, 1)
+            await server.publish(*(f"{n}" * 100 for n in range(100)))
+            await clients(server, 0)
+
+
+async def test_no_ticket_is_in_an_error_about_an_address() -> None:
+    with pytest.raises(SettingsError) as refused:
+        async with open_events("http://127.0.0.1:many", "sgt_secret", scheme="Ticket"):
+            pass
+    assert "sgt_secret" not in str(refused.value)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_the_client_reads_from_an_address_of_ipv6(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, host="::", embedded_issuer="always") as server,
+        open_events(f"http://[::1]:{server.port}", server.token()) as events,
+    ):
+        assert (await events.receive()).event == CONNECTED
+
+
 async def test_it_is_below_the_prefix_too(tmp_path: Path) -> None:
     async with serving(tmp_path, path_prefix="/signal") as server:
         for url in (server.url, f"{server.url}/signal"):
@@ -347,6 +382,11 @@ async def test_a_poll_may_wait_longer_than_a_handler_works(
         answer = await get(server, f"{CHANGES}?after=0&wait=1", server.headers())
         assert (answer.status_code, answer.json()["changes"]) == (200, [])
         assert trio.current_time() - began >= 1
+
+
+async def test_the_client_waits_as_long_as_it_asks_the_server_to(server: Server) -> None:
+    async with open_rest(server.url, server.token(), timeout_s=0.5) as rest:
+        assert (await rest.changes(0, wait_s=1)).changes == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A client of Server-Sent Events over a real socket: what it receives, and how it ends. the clock is set."""
+"""A client of Server-Sent Events over a real socket: what it receives, and how it ends. The clock is set."""
 
 from __future__ import annotations
 
@@ -161,11 +161,16 @@ async def test_an_operator_sees_it_as_a_client_that_is_not_encrypted(autojump_cl
 # --- refused before it begins ---
 
 
+def handshakes(instance: EventInstance, outcome: str) -> float:
+    return float(instance.parts.metrics.handshakes.labels(outcome)._value.get())
+
+
 async def test_a_session_too_many_of_a_user_is_refused_and_the_others_stay(autojump_clock: MockClock) -> None:
     instance = EventInstance(max_sessions_per_user=1)
     async with instance.running(), instance.connect("u1") as first:
         with pytest.raises(SessionsFull):
             await instance.connect_and_leave()
+        assert handshakes(instance, "sessions") == 1
         await first_state(first)
         async with instance.connect("u2") as other:
             await first_state(other)
@@ -183,6 +188,7 @@ async def test_without_the_store_it_is_refused_and_leaves_no_session(
         with pytest.raises(StoreUnavailable):
             await instance.connect_and_leave()
         assert not instance.hub.sessions
+        assert handshakes(instance, "unavailable") == 1
 
 
 async def test_a_flood_of_connections_of_one_user_is_refused(autojump_clock: MockClock) -> None:

@@ -83,6 +83,9 @@ class EventLink(Link):
         else:
             await connection.serve(self, ANSWER, instance.visit)  # type: ignore[arg-type]
 
+    def setsockopt(self, *option: int) -> None:
+        pass
+
     def open(self) -> None:
         pass
 

@@ -73,6 +73,15 @@ def test_an_id_is_read_as_the_place_it_was_made_of(rev: int, history: str) -> No
     assert read_place(parser.last_event_id) == Place(rev, history)
 
 
+def test_a_reader_whose_connection_is_cut_within_an_event_resumes_before_it() -> None:
+    parser = EventParser("1.a")
+    event = event_of(frame(CREATED, encode_json({"rev": 2, "history": "b"})))
+    parser.feed(event[:-1])
+    assert parser.last_event_id == "1.a"
+    parser.feed(event[-1:])
+    assert parser.last_event_id == "2.b"
+
+
 def test_a_revision_alone_is_a_place() -> None:
     assert read_place("42") == Place(42, None)
 

@@ -30,6 +30,8 @@ REASONS: Mapping[Delivery, str] = {
     "could be asked (`unanswered`): one may be connected elsewhere.",
 }
 
+DELETED = "It left the inbox since: it was deleted, replaced, retracted or had expired."
+
 
 @dataclass(frozen=True, slots=True)
 class SessionDelivery:
@@ -188,4 +190,5 @@ def recipient_delivery(
 ) -> RecipientDelivery:
     each = tuple(SessionDelivery(session, session.delivery_of(row.rev)) for session in sessions)
     best = best_delivery((one.delivery for one in each), all_asked=all_asked)
-    return RecipientDelivery(recipient_id, row, best, REASONS[best], each)
+    why = DELETED if row.deleted else REASONS[best]
+    return RecipientDelivery(recipient_id, row, best, why, each)

@@ -44,9 +44,11 @@ class EventParser:
 
     def __init__(self, last_event_id: str | None = None) -> None:
         self.last_event_id = last_event_id
+        """of the last whole event: to resume from"""
         self.retry_ms: int | None = None
         self.comments = 0
         self._rest = b""
+        self._id = last_event_id
         self._event = ""
         self._data: list[str] = []
 
@@ -66,13 +68,14 @@ class EventParser:
         elif name == "data":
             self._data.append(value)
         elif name == "id":
-            self.last_event_id = value
+            self._id = value
         elif name == "retry":
             self.retry_ms = int(value)
         return None
 
     def _dispatch(self) -> Event | None:
         name, data, self._event, self._data = self._event, self._data, "", []
+        self.last_event_id = self._id
         return Event(name or "message", decode_json("\n".join(data)), self.last_event_id) if data else None
 
 
@@ -146,7 +149,7 @@ async def open_events(
         query["ticket"] = token
     else:
         headers.append(("Authorization", f"Bearer {token}"))
-    secure, host, port, target = split_url(f"{url.replace('http', 'ws', 1)}/events?{urlencode(query)}")
+    secure, host, port, path = split_url(f"{url.replace('http', 'ws', 1)}/events")
     if last_event_id is not None:
         headers.append(("Last-Event-ID", last_event_id))
     try:
@@ -157,7 +160,8 @@ async def open_events(
         raise RestUnavailable(f"{url} cannot be reached: {why}") from None
     try:
         events = Events(tcp, url, last_event_id)
-        await events.open(f"{host}:{port}", target, headers)
+        shown = f"[{host}]" if ":" in host else host
+        await events.open(f"{shown}:{port}", f"{path}?{urlencode(query)}", headers)
         yield events
     finally:
         await trio.aclose_forcefully(tcp)

@@ -139,7 +139,7 @@ class Rest:
         self._url = url
 
     async def list(self, *, limit: int = 20, cursor: str | None = None, **where: str) -> Page:
-        """`where`: isRead, archived, type, organizerId, merchantId, subject, from, to."""
+        """`where`: isRead, archived, type, organizerId, merchantId, subject, priority, from, to."""
         query = {"limit": str(limit), **where}
         if cursor is not None:
             query["cursor"] = cursor
@@ -158,7 +158,8 @@ class Rest:
             query["after"] = str(after)
         if history:
             query["history"] = history
-        return await self._call(Changes, "GET", "/notifications/changes", query=query)
+        timeout_s = (self._http.timeout.read or TIMEOUT_S) + wait_s
+        return await self._call(Changes, "GET", "/notifications/changes", query=query, timeout_s=timeout_s)
 
     async def get(self, id: str) -> Notification:
         return await self._call(Notification, "GET", f"/notifications/{quote(id, safe='')}")
@@ -247,8 +248,9 @@ class Rest:
         *,
         query: Mapping[str, str] | None = None,
         body: Json = None,
+        timeout_s: float | None = None,
     ) -> T:
-        answer = await self._send(method, path, query=query, body=body)
+        answer = await self._send(method, path, query=query, body=body, timeout_s=timeout_s)
         try:
             decoded: T = decode_json(answer.content, type)
             return decoded
@@ -256,13 +258,21 @@ class Rest:
             raise RestRefused(answer.status_code, "not_understood", f"unexpected answer: {error}.") from None
 
     async def _send(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Json = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Json = None,
+        timeout_s: float | None = None,
     ) -> httpx.Response:
+        """`timeout_s`: None: the client's own."""
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else httpx.Timeout(timeout_s)
         content = None if body is None else msgspec.json.encode(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
             answer = await self._http.request(
-                method, BASE + path, params=query, content=content, headers=headers
+                method, BASE + path, params=query, content=content, headers=headers, timeout=timeout
             )
         except httpx.RequestError as error:
             why = str(error) or type(error).__name__

@@ -83,17 +83,11 @@ class Polling:
         return await self._read(principal.user_id, rev, history, limit)
 
     async def _wait(self, waiting: _Waiting, gone: trio.Event | None) -> None:
-        if gone is None:
-            await waiting.over.wait()
-            return
         async with trio.open_nursery() as nursery:
-
-            async def either(event: trio.Event) -> None:
-                await event.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(either, gone)
-            nursery.start_soon(either, waiting.over)
+            if gone is not None:
+                nursery.start_soon(waiting.end_with, gone)
+            await waiting.over.wait()
+            nursery.cancel_scope.cancel()
 
     async def _read(self, user_id: str, rev: int, history: str | None, limit: int) -> Polled:
         backlog = (await self._store.changes_since({user_id: rev}, min(limit, MAX_CHANGES)))[user_id]
@@ -126,6 +120,10 @@ class _Waiting:
 
     encrypted = False
     queued_bytes = 0
+
+    async def end_with(self, other: trio.Event) -> None:
+        await other.wait()
+        self.over.set()
 
     def push(self, payload: bytes, kind: FrameKind) -> PushResult:
         if kind is FrameKind.LOG:

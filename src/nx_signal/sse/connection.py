@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import trio
 
 from nx_signal.delivery.admission import Admission
+from nx_signal.delivery.kernel import end_if_unacknowledged
 from nx_signal.delivery.rooms import is_room_name
 from nx_signal.delivery.session import Session
 from nx_signal.delivery.topics import CLOSED, CONNECTED, EXPIRING, STATE, frame, state_data
@@ -29,6 +30,8 @@ HEARTBEAT_S = (15.0, 25.0)
 """Between two of them: below the minute after which proxies cut off a quiet connection."""
 RETRY_MS = (1_000, 3_000)
 """After which a browser connects again: not all of them at once."""
+GONE_AFTER_S = 60.0
+"""Without an acknowledgement: it has no heartbeat of its own that would be missed. Above writer.STALL_S."""
 WARN_BEFORE_EXPIRY_S = 60.0
 RECEIVE_BYTES = 4_096
 MAX_RECEIVED_BYTES = 65_536
@@ -89,6 +92,7 @@ class EventConnection(WriterObserver):
 
     async def serve(self, stream: trio.SocketStream, answer: bytes, visit: Visit) -> None:
         """`answer`: the head of the response, which is not sent yet. Until one side ends it."""
+        end_if_unacknowledged(stream.socket, GONE_AFTER_S)
         try:
             async with trio.open_nursery() as nursery:
                 bound = self._parts.max_buffer_bytes

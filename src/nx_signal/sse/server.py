@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nx_signal.errors import RateExceeded, Stopping
+from nx_signal.errors import RateExceeded, SessionsFull, Stopping, StoreUnavailable
 from nx_signal.model import Principal
 from nx_signal.server.limits import Limits
 from nx_signal.sse.connection import EventConnection, EventParts
@@ -30,9 +30,16 @@ class EventServer(EventParts):
             raise Stopping("This instance is stopping; connect again, to another one.")
         if not self._within_rate(user_id, address, len(rooms)):
             raise RateExceeded("These are too many connections; try again shortly.")
-        self.admission.require_room(user_id)
         connection = EventConnection(self, place, rooms)
-        await connection.admit(self.admission.open(str(uuid.uuid4()), principal, connection))
+        try:
+            self.admission.require_room(user_id)
+            await connection.admit(self.admission.open(str(uuid.uuid4()), principal, connection))
+        except SessionsFull:
+            self.metrics.handshakes.labels("sessions").inc()
+            raise
+        except StoreUnavailable:
+            self.metrics.handshakes.labels("unavailable").inc()
+            raise
         return connection
 
     def _within_rate(self, user_id: str, address: str, rooms: int) -> bool:

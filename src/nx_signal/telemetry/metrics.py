@@ -50,7 +50,9 @@ class Metrics:
         self.refused = Counter(
             "signal_refused", "Connections and requests refused by reason", ["reason"], registry=r
         )
-        self.clients = Gauge("signal_clients", "Authenticated stream clients", registry=r)
+        self.clients = Gauge(
+            "signal_clients", "Sessions: of the stream, of /events, and long polls that wait", registry=r
+        )
         self.handshakes = Counter("signal_handshakes", "Handshakes by outcome", ["outcome"], registry=r)
         self.versions = Counter(
             "signal_stream_versions",
