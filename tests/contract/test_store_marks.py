@@ -3,13 +3,14 @@ portions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from functools import partial
 
 import pytest
 import trio
 
-from contract.store_suite import SOME, Clock, OpenDatabase, unique, written
+from contract.store_suite import SOME, Clock, OpenDatabase, a_draft, row_of, unique, written
 from nx_signal.errors import HistoryLost
 from nx_signal.model import Change, Deleted, InboxFilter, Mark, Notification, Read, Updated
 from nx_signal.store import Database, InboxStore, read_all
@@ -501,3 +502,30 @@ async def test_archived_rows_are_removed_by_age_too_and_named(
     many, change = await expire(clock())
     assert (many, change) == (2, Deleted(user, 4, 0, 0, 0, SOME, SOME, (kept.id, archived.id)))
     await without_drift(database, user)
+
+
+@pytest.mark.parametrize("other", ["mark_ids", "remove_expired", "replace"])
+async def test_a_read_all_is_applied_beside_others_that_take_its_rows_in_another_order(
+    database: Database, inbox: InboxStore, clock: Clock, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them waits for the other in a circle."""
+    monkeypatch.setattr(read_all, "PORTION", 1)
+    keys = [f"key-{n}" for n in range(MAX_IDS)]
+    for _ in range(12):
+        user, expires_at = unique("user"), clock() + timedelta(milliseconds=1)
+        drafts = [a_draft(user, collapse_key=key, occurred_at=clock(), expires_at=expires_at) for key in keys]
+        ids = [row_of(change).id for change in await inbox.insert(drafts)]
+        await inbox.mark_all_read(user, None, None, None, None)
+        clock.tick()
+        newer = [a_draft(user, collapse_key=key, occurred_at=clock()) for key in reversed(keys)]
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "mark_ids": partial(inbox.mark_ids, user, ids[::-1], "archive", None),
+            "remove_expired": partial(database.maintenance.remove_expired, MAX_IDS),
+            "replace": partial(inbox.insert, newer),
+        }
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(database.maintenance.apply_read_all, 2 * MAX_IDS)
+            nursery.start_soon(calls[other])
+        while await database.maintenance.apply_read_all(1_000):
+            pass
+        await without_drift(database, user)

@@ -2,8 +2,8 @@
 comes later finds it.
 
 Of one activity the retraction stands, else the newest update. A portion of rows is changed under the lock of
-their heads, after it was seen there that the correction still stands. Whoever commits a newer one later finds
-the same rows after that commit: so the last change of a row is of the newest one."""
+their heads, after it was seen there that the correction still stands. A writer that commits a newer one later
+finds the same rows after that commit: so the last change of a row is of the newest one."""
 
 from __future__ import annotations
 

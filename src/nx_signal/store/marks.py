@@ -74,7 +74,7 @@ async def mark_one(
     """The row after it, None where it is not reached; the change, None where nothing changed. None alone as
     for `mark_ids`."""
     head = await lock(tx, recipient_id)
-    if not await _is_ready(tx, head, mark):
+    if mark in _RETURNS and not await _is_ready(tx, head, mark):
         return None
     row = await tx.one("get", recipient_id=recipient_id, id=id)
     if row is None:
@@ -151,10 +151,14 @@ async def mark_all_seen(
     return before, after(head, change), change
 
 
+_RETURNS = ("unread", "unarchive")
+"""Marks of rows that a read-all which is not applied to all its rows would cover again."""
+
+
 async def _is_ready(tx: Tx, head: InboxSummary, mark: Mark) -> bool:
-    """A read-all that is not in all its rows would cover these again."""
-    returns = mark in ("unread", "unarchive")
-    return not (returns and await tx.one("unapplied", recipient_id=head.recipient_id))
+    """For several rows always: it is applied to them in another order, under the lock that this takes."""
+    recorded = await tx.one("unapplied", recipient_id=head.recipient_id)
+    return recorded is None or mark not in _RETURNS
 
 
 async def _mark_rows(

@@ -74,6 +74,7 @@ def gone(row: Row, recipient_id: str, rev: int) -> Json:
 async def take_out(tx: Tx, rows: Sequence[Json]) -> None:
     """Soft, for good: rows as `gone` gives them, of any inboxes that are locked."""
     if rows:
+        await tx.all("lock_unapplied", recipient_ids=sorted({row["recipient_id"] for row in rows}))
         await tx.run("take_out", rows=encode_json(rows).decode(), deleted_at=tx.now())
 
 

@@ -12,6 +12,10 @@ WHERE :recipient_id::text IS NULL OR recipient_id = :recipient_id
 LIMIT 1
 FOR UPDATE;
 
+-- name: lock_unapplied
+-- A portion of a read-all locks its rows in another order: it has to end first.
+SELECT recipient_id FROM unsettled_read WHERE recipient_id = ANY (:recipient_ids::text[]) FOR UPDATE;
+
 -- name: add_unapplied
 INSERT INTO unsettled_read (recipient_id, rev, up_to_rev, settled_rev, type, subject, read_at)
 VALUES (:recipient_id, :rev, :up_to_rev, :applied_rev, :type, :subject, :read_at);

@@ -9,6 +9,10 @@ FROM unsettled_read
 WHERE :recipient_id IS NULL OR recipient_id = :recipient_id
 LIMIT 1;
 
+-- name: lock_unapplied
+-- The transaction holds the file's one write lock.
+SELECT value FROM json_each(:recipient_ids) WHERE false;
+
 -- name: add_unapplied
 INSERT INTO unsettled_read (recipient_id, rev, up_to_rev, type, subject, read_at)
 VALUES (:recipient_id, :rev, :up_to_rev, :type, :subject, :read_at);
