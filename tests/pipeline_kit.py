@@ -14,10 +14,12 @@ from trio.testing import wait_all_tasks_blocked
 from nx_signal.activities.cloud_events import NO_TYPES
 from nx_signal.activities.compose import compose_activities
 from nx_signal.activities.content import Renderer
+from nx_signal.activities.explain import Explain
 from nx_signal.activities.limits import NOTIFICATION_BYTES
 from nx_signal.activities.pipeline import Pipeline
 from nx_signal.activities.registry import Registry
 from nx_signal.adapters.sqlite.memory import MemoryDatabase
+from nx_signal.delivery.sessions import LiveSessions
 from nx_signal.model import (
     Activity,
     Change,
@@ -144,3 +146,13 @@ async def running(
         await nursery.start(line.pipeline.run, line.receive)
         yield line
         nursery.cancel_scope.cancel()
+
+
+async def _nobody(user_ids: Any) -> LiveSessions:
+    await trio.lowlevel.checkpoint()
+    return LiveSessions((), ())
+
+
+def explain_of(line: Line) -> Explain:
+    database = line.database
+    return Explain(database.inbox, database.traces, database.corrections, database.directory, _nobody)

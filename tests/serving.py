@@ -23,6 +23,8 @@ import httpx
 import trio
 from aiokafka import AIOKafkaProducer
 
+from nx_signal.client.events import open_events
+from nx_signal.client.rest import RestUnavailable, open_rest
 from nx_signal.client.stream import HandshakeRefused, StreamClosed, StreamUnavailable, open_stream
 from nx_signal.websocket.channel import VERSION
 from services import GUARD, create_topic, free_port, psql
@@ -249,15 +251,55 @@ class Reader:
                     self.connected.set()
                     while True:
                         frame = await stream.receive()
-                        if frame.event.rpartition("/")[2] in LOG:
-                            self.revs.append(frame.data["rev"])
-                            self.arrived_s.append(time.monotonic())
-                        if frame.event.endswith("/created"):
-                            self.activities.append(frame.data["data"]["payment"]["subject"])
+                        self.take(frame.event, frame.data)
             except (StreamClosed, StreamUnavailable, HandshakeRefused):
                 await trio.sleep(0.1)
+
+    def take(self, event: str, data: Any) -> None:
+        if event.rpartition("/")[2] in LOG:
+            self.revs.append(data["rev"])
+            self.arrived_s.append(time.monotonic())
+        if event.endswith("/created"):
+            self.activities.append(data["data"]["payment"]["subject"])
 
     async def wait_for(self, count: int) -> None:
         with trio.move_on_after(PATIENCE_S):
             while len(self.revs) < count:
                 await trio.sleep(0.05)
+
+
+class EventReader(Reader):
+    """The same by Server-Sent Events."""
+
+    async def run(self) -> None:
+        place = "0"
+        while True:
+            try:
+                async with open_events(self.instance.url, self.token, last_event_id=place) as events:
+                    self.connections += 1
+                    self.connected.set()
+                    while True:
+                        event = await events.receive()
+                        place = event.id or place
+                        self.take(event.event, event.data)
+            except RestUnavailable:
+                await trio.sleep(0.1)
+
+
+class PollReader(Reader):
+    """The same by long polling, which has no connection to lose."""
+
+    async def run(self) -> None:
+        rev, history = 0, None
+        self.connections = 1
+        self.connected.set()
+        async with open_rest(self.instance.url, self.token) as rest:
+            while True:
+                try:
+                    answer = await rest.changes(rev, history)
+                except RestUnavailable:
+                    await trio.sleep(0.1)
+                    continue
+                for change in answer.changes:
+                    self.take(change.event, change.data)
+                rev, history = answer.rev, answer.history

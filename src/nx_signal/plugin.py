@@ -13,8 +13,7 @@ from nx_signal.activities.event_type import (
     one_line,
     safe_url,
 )
-from nx_signal.activities.fields import rejected
-from nx_signal.activities.message import moment
+from nx_signal.activities.fields import moment, rejected
 from nx_signal.errors import MessageRejected
 from nx_signal.model import LOCALES, Activity, Json
 

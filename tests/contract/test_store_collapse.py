@@ -290,11 +290,23 @@ async def test_a_draft_with_a_key_needs_its_time(inbox: InboxStore, user: str) -
         await inbox.insert([a_draft(user, collapse_key="k")])
 
 
-async def test_the_newest_of_a_key_is_known(inbox: InboxStore, user: str, clock: Clock) -> None:
-    assert await inbox.newest_of_key(user, "o1", "k") is None
-    await made(inbox, keyed(user, 1), keyed(user, 2, organizer_id="o2"))
-    assert await inbox.newest_of_key(user, "o1", "k") == (clock(), START + timedelta(minutes=1))
-    assert await inbox.newest_of_key(user, "o1", "\0") is None
+async def test_whether_a_newer_one_was_there_at_a_time_is_known(
+    inbox: InboxStore, user: str, clock: Clock
+) -> None:
+    early = clock()
+    clock.tick()
+    await made(inbox, keyed(user, 2), keyed(user, 9, organizer_id="o2"))
+    then = clock()
+    clock.tick()
+    await made(inbox, keyed(user, 3))
+
+    async def had_newer(key: str, minute: int, at: datetime) -> bool:
+        return await inbox.had_newer(user, "o1", key, START + timedelta(minutes=minute), at)
+
+    assert await had_newer("k", 1, then)
+    assert not await had_newer("k", 2, then)
+    assert not await had_newer("k", 1, early)
+    assert not await had_newer("\0", 1, then)
 
 
 async def test_which_activities_have_rows_is_known(inbox: InboxStore, user: str) -> None:

@@ -255,6 +255,21 @@ async def test_a_retracted_row_counts_as_read_where_an_unapplied_read_all_covers
     assert not [drift for drift in audit.drifts if drift.recipient_id == ann]
 
 
+async def test_an_archived_row_stays_unread_where_a_later_read_all_is_not_applied_yet(
+    database: Database,
+) -> None:
+    ann, id = unique("ann"), unique("a")
+    (row,) = await written(database.inbox, ann, activity_id=id)
+    await database.inbox.mark(ann, row.id, "archive", None)
+    await written(database.inbox, ann, n=1_000)
+    await written(database.inbox, ann)
+    await database.inbox.mark_all_read(ann, None, None, None, None)
+    await corrected(database, id)
+    stored = await database.inbox.get(ann, row.id)
+    assert stored is not None and stored.content == NEW.content
+    assert (stored.is_read, stored.read_at) == (False, None)
+
+
 async def test_deleted_rows_are_not_corrected(database: Database) -> None:
     ann, id = unique("ann"), unique("a")
     (row,) = await written(database.inbox, ann, activity_id=id)

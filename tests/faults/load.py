@@ -1,6 +1,7 @@
 """Load while a fault lasts, and its history: what was produced, the rows, what each client received.
 
-Each fault has an organizer and users of its own; each of its users has a client on every instance."""
+Each fault has an organizer and users of its own; each of its users has a client of each transport on
+every instance."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from aiokafka import AIOKafkaProducer
 
 from faults.stage import Stage
 from services import psql
-from serving import PATIENCE_S, Deployment, Reader
+from serving import PATIENCE_S, Deployment, EventReader, PollReader, Reader
 
 RATE_PER_S = 100
 BEFORE_S = 1.5
@@ -117,7 +118,10 @@ async def check_under_load(
     not disconnected, and counts equal the rows. A line of figures."""
     load, deployment = Load(name), stage.deployment
     readers = [
-        Reader(user, stage.token(user), instance) for user in users_of(name) for instance in stage.instances
+        kind(user, stage.token(user), instance)
+        for user in users_of(name)
+        for instance in stage.instances
+        for kind in (Reader, EventReader, PollReader)
     ]
     async with trio.open_nursery() as nursery:
         for reader in readers:

@@ -589,6 +589,10 @@ async def test_corrections_may_be_posted_among_activities(desk: Desk) -> None:
         (b'{"data": {}, "occurredAt": "soon"}', "occurredAt must be an ISO 8601 date and time"),
         (b'{"data": {}} {"data": {}}', "The body is not a JSON object."),
         (b'{"data": {"note": "' + b"x" * 40_000 + b'"}}', "data has 40011 bytes as JSON"),
+        (
+            b'{"data": {}, "specversion": "1.0", "id": "other", "source": "/p", "type": "T"}',
+            "specversion: send a CloudEvent to POST /activities.",
+        ),
     ],
 )
 async def test_a_malformed_correction_is_refused_with_a_sentence(

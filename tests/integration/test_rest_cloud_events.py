@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from test_rest_api import Desk, Reply
 
+from nx_signal.activities.cloud_events import NAMES
 from nx_signal.activities.message import decode
 from nx_signal.identity.issuer import Issuer, open_issuer
 from nx_signal.model import Activity, Position, Record
+from nx_signal.rest.cloud_events import CloudEvent
 
 PATH = "/v1/api/signal/activities"
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -145,7 +147,23 @@ async def test_a_header_value_is_unescaped_and_percent_decoded_once(
     assert published(desk)[0].subject == meant
 
 
+async def test_what_is_accepted_as_an_event_is_one_when_it_is_read_from_the_journal(desk: Desk) -> None:
+    spelled = json.dumps(EVENT).replace("specversion", "specversi\\u006fn").encode()
+    reply = await post(desk, spelled, STRUCTURED)
+    assert reply.json == {"accepted": [{"eventId": "42"}]}
+    assert published(desk)[0].data == PAYLOAD
+
+
+def test_the_documentation_has_every_attribute_that_is_read() -> None:
+    assert set(CloudEvent.__struct_fields__) == {*NAMES, "data", "data_base64"}
+
+
 # --- what is refused ---
+
+
+async def test_a_preview_refuses_a_batch(desk: Desk) -> None:
+    reply = await post(desk, [EVENT], BATCH, PATH + "/preview")
+    assert reply.status == 415 and "A preview takes one CloudEvent" in reply.json["detail"]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +238,12 @@ async def test_the_trace_context_of_an_event_counts_before_that_of_its_request(d
     await post(desk, EVENT | {"traceparent": OTHER}, STRUCTURED | {"traceparent": PARENT})
     await post(desk, PAYLOAD, JSON | HEADERS | {"ce-traceparent": OTHER, "traceparent": PARENT})
     assert [each.context and each.context.traceparent for each in published(desk)] == [OTHER, OTHER]
+
+
+async def test_a_trace_state_of_the_request_is_not_mixed_with_another_trace_parent(desk: Desk) -> None:
+    await post(desk, KEPT | {"traceparent": OTHER}, {"traceparent": PARENT, "tracestate": "vendor=1"} | JSON)
+    context = published(desk)[0].context
+    assert context is not None and (context.traceparent, context.tracestate) == (OTHER, None)
 
 
 async def test_an_invalid_trace_context_changes_nothing(desk: Desk) -> None:

@@ -176,6 +176,7 @@ async def test_an_activity_is_explained_by_its_position(desk: Desk, encode: Any)
     assert body["trace"] == {
         "position": str(position), "type": "PAYMENT_SUCCESS", "scope": "users", "rule": "users",
         "recipients": 1, "outcome": "stored", "reason": None, "handledAt": "2026-01-01T12:00:00.000Z",
+        "audience": [], "excludedActor": None, "traceparent": None, "tracestate": None, "dataschema": None,
     }  # fmt: skip
     (delivery,) = body["deliveries"]
     assert (delivery["recipientId"], delivery["delivery"], delivery["sessions"]) == (

@@ -28,6 +28,7 @@ from nx_signal.inbox.service import Inbox
 from nx_signal.model import (
     Activity,
     Condition,
+    Created,
     Deleted,
     Draft,
     InboxFilter,
@@ -265,7 +266,7 @@ class Operations:
         got = await one.perform(partial(self._got, reader, user, id))
         if self.world.restores != restores:
             return
-        if got is not None and got[0] is None and not self._deleted(user, id):
+        if got is not None and got[0] is None and not self._removed(user, id):
             self.world.violate(f"{id} of {user} is gone after it was read")
         if self._returned(user, since):
             return
@@ -303,8 +304,13 @@ class Operations:
             for change in self.world.log(user)[since:]
         )
 
-    def _deleted(self, user: str, id: int) -> bool:
-        return any(isinstance(change, Deleted) and id in change.ids for change in self.world.log(user))
+    def _removed(self, user: str, id: int) -> bool:
+        """Whether a deletion, a retraction, its age or its expiry took it away, or a newer one its place."""
+        return any(
+            (isinstance(change, Deleted) and id in change.ids)
+            or (isinstance(change, Created) and id in change.replaces)
+            for change in self.world.log(user)
+        )
 
     # --- what readers do beside reading ---
 
@@ -318,7 +324,7 @@ class Operations:
         marked = await one.perform(partial(one.inbox.mark_ids, user, ids, mark, "sim"))
         if marked is None or self.world.restores != restores:
             return
-        gone = [id for id in marked.unknown if not self._deleted(user, id)]
+        gone = [id for id in marked.unknown if not self._removed(user, id)]
         if gone:
             self.world.violate(f"{gone} of {user} are unknown to {mark}")
 

@@ -22,6 +22,13 @@ DEVICES = 100
 USERS = tuple(f"u{n}" for n in range(40))
 BUSY = USERS[::4]
 """Half of all devices are theirs: several meet on one instance."""
+OTHER_TRANSPORTS = ("events", "polls")
+"""One client of each, numbered after the devices, has each of some busy users."""
+USERS_OF_ALL = 4
+MET = frozenset(
+    ["publish", "flood", "crash", "drain", "boot", "deaf", "cut", "store", "slow_store", "restore"]
+)
+"""What their losses are close to."""
 LASTS_S = 3_600.0
 """Of simulated time; the faults end there."""
 SCENES = 10
@@ -63,6 +70,8 @@ ROSTER = Roster(
 
 
 def owner(device: int) -> str:
+    if device >= DEVICES:
+        return BUSY[(device - DEVICES) // len(OTHER_TRANSPORTS)]
     return BUSY[device // 2 % len(BUSY)] if device % 2 else USERS[device // 2 % len(USERS)]
 
 
@@ -199,6 +208,7 @@ class _Author:
             for _ in range(self.rng.choice([1, 2, 3])):
                 self.go_back(self.rng.uniform(60, LASTS_S - 900))
         self.correct()
+        self.by_other_transports()
         self.actions.sort(key=lambda action: action.at_s)
         actions = tuple(self.actions)
         return Plan(self.seed, self.sweep_s, self.resume_limit, self.retention_days, actions)
@@ -310,6 +320,35 @@ class _Author:
                 for _ in range(rng.choice([1, 1, 2])):
                     self.add(max(at_s, 0.0), "correct", **args)
                     at_s += rng.choice([0, 0.01, 60]) * rng.random()
+
+    def by_other_transports(self) -> None:
+        """Its random numbers are of its own, so that the rest of a seed's plan does not depend on them."""
+        rng = random.Random(f"{self.seed}/transports")
+        moments = [action.at_s for action in self.actions if action.name in MET]
+        for user in rng.sample(BUSY, USERS_OF_ALL):
+            for kind, by in enumerate(OTHER_TRANSPORTS):
+                device = DEVICES + BUSY.index(user) * len(OTHER_TRANSPORTS) + kind
+                self.add(rng.uniform(0, 60), "arrive", device=device, user=user, by=by)
+                for _ in range(12):
+                    at_s = max(rng.choice(moments) + rng.choice([-0.5, 0, 0.05, 1, 20]) * rng.random(), 0.0)
+                    self.lose(rng, at_s, device, by)
+
+    def lose(self, rng: random.Random, at_s: float, device: int, by: str) -> None:
+        kind = rng.random()
+        if kind < 0.4:
+            offline_s = round(rng.choice([0, 0.1, 2, 120]) * rng.random(), 3)
+            self.add(at_s, rng.choice(["hang_up", "hang_up", "vanish"]), device=device, offline_s=offline_s)
+        elif kind < 0.7 or by == "polls":
+            self.add(at_s, "resume", device=device, back=rng.choice([0, 0, 1, 5, 20, -1_000]))
+        else:
+            self.add(at_s, "slow", device=device, room=rng.choice([0, 1, 3, 8]))
+            for _ in range(rng.randint(0, 4)):
+                at_s += rng.choice([0.01, 0.5, 20]) * rng.random()
+                name = rng.choice(["read", "read", "read", "stall"])
+                frames = {"frames": rng.choice([1, 2, 5, 100])} if name == "read" else {}
+                self.add(at_s, name, device=device, **frames)
+            if rng.random() < 0.8:
+                self.add(at_s + rng.uniform(0, 60), "quick", device=device)
 
     def mark(self, start_s: float, length_s: float, hot: Sequence[str]) -> None:
         """What readers do beside reading; its random numbers are `marks`, so that the others stay."""

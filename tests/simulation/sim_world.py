@@ -11,23 +11,21 @@ import json
 import random
 import sqlite3
 import traceback
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
 import msgspec
 import trio
 import trio._core._run as trio_run
+from sim_devices import Device
 from sim_inbox import InboxAt, head_at
 from sim_operations import (
     FAKES,
-    PINNED,
     Operations,
     here,
     registry,
@@ -52,8 +50,9 @@ from sim_plan import (
     recipients,
     rooms_of,
 )
+from sim_transports import CLIENTS, PollLink
+from sim_wire import Link, Resumed, fakes
 from trio.testing import MockClock
-from trio_websocket import ConnectionClosed
 
 import memory_relay
 import memory_source
@@ -67,9 +66,6 @@ from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.composition import compose
 from nx_signal.delivery import backlog, cursor, hub, membership, peers, recovery
 from nx_signal.delivery.session import payload_of
-from nx_signal.delivery.topics import ACTIVITY, LOST, STATE
-from nx_signal.delivery.transport import FrameKind, PushResult
-from nx_signal.delivery.writer import Finish
 from nx_signal.errors import RelayLost, StoreUnavailable
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import (
@@ -82,16 +78,12 @@ from nx_signal.model import (
     RelayMessage,
     Unknown,
 )
-from nx_signal.model.channels import DEFAULT_ROOMS, inbox_room
-from nx_signal.model.wire import CREATED, DELETED, READ, UPDATED
+from nx_signal.model.wire import CREATED
 from nx_signal.ports import Batch, RelayEvent
 from nx_signal.store.driver import Tx
 from nx_signal.store.inbox import changes_since
 from nx_signal.supervise import supervise
-from nx_signal.websocket import connection, protocol
-from nx_signal.websocket.frames import FrameMeter
-from nx_signal.websocket.observer import WireObserver
-from nx_signal.websocket.sealing import IV_BYTES, b64
+from nx_signal.websocket import protocol
 from stream_kit import static_key
 
 T = TypeVar("T")
@@ -114,18 +106,12 @@ SMALL_BOUNDS: Mapping[Any, Mapping[str, float]] = {
 BATCHES_WAITING = 2
 ANNOUNCEMENTS_WAITING = 8
 RELAYED_WAITING = 4
-HEARTBEAT_S = 600.0
 STALL_S = 30.0
 QUIET_S = 100.0
 """After the faults: every back-off and presence is over; two sweeps are added."""
 LULL_S = 45.0
 """After the last action, and two sweeps added, nobody may lack anything."""
 WATCHED_EVERY_S = 15.0
-FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 16.0
-"""Of a client, between two attempts to connect."""
-CAUGHT_UP = 100
-"""Changes that an inbox may get between a resume and its read."""
 MAX_STEPS = 4_000_000
 """Of tasks, in one run: far above any that comes to rest."""
 NEVER_EXPIRES_S = 1e8
@@ -179,19 +165,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def small_world() -> Iterator[None]:
-    ids = iter(range(10**9))
-    fakes: Mapping[Any, Mapping[str, Any]] = {
-        connection: {"Wire": _wire_of, "wrap_server_stream": _upgrade},
-        protocol: {
-            "uuid": SimpleNamespace(uuid4=lambda: f"c{next(ids)}"),
-            "KeyPair": SimpleNamespace(generate=lambda: SimpleNamespace(public_b64="")),
-            "read_public_key": lambda text: None,
-            "agree": lambda pair, peer, salt: b"",
-            "Sealer": Unsealed,
-        },
-    }
     with ExitStack() as stack:
-        groups: tuple[Mapping[Any, Mapping[str, Any]], ...] = (SMALL_BOUNDS, SMALL_PORTIONS, fakes, FAKES)
+        groups: tuple[Mapping[Any, Mapping[str, Any]], ...] = (SMALL_BOUNDS, SMALL_PORTIONS, fakes(), FAKES)
         for group in groups:
             for module, names in group.items():
                 for name, value in names.items():
@@ -210,194 +185,6 @@ class Steps(trio.abc.Instrument):
         self.count += 1
         if self.count == MAX_STEPS:
             self.too_many()
-
-
-# --- between an instance and a device ---------------------------------------------------------------
-
-
-class Unsealed:
-    def __init__(self, key: bytes) -> None:
-        pass
-
-    def seal(self, payload: bytes) -> bytes:
-        return payload
-
-    def open(self, data: Any) -> bytes:
-        return str(data["ct"]).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """Stands between the frames where the server took a `resume`: what follows, follows this revision."""
-
-    rev: int
-    history: str | None
-    head: int
-    truncated: int
-    agrees: bool
-    """whether the store had this history; all three at that time"""
-    restores: int
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    code: int
-
-
-class Link:
-    """One connection: what is under way in both directions, and what the device may expect of it."""
-
-    def __init__(self, device: Device, instance: Instance) -> None:
-        self.device = device
-        self.instance = instance
-        self.resume = None if device.rev is None else (device.rev, device.history)
-        self.socket = self  # for the peer's name
-        self.wire = SimWire(self)
-        self.to_server, self.from_device = trio.open_memory_channel[str](100)
-        self.over = trio.Event()
-        """the device knows that it is"""
-        self.lost = False
-        """nothing arrives any more, whatever the server believes"""
-        self.floor = self.ceiling = 0
-        """the head before the handshake and at `connected`: what a device that knows nothing starts from"""
-        self.resumed: Resumed | None = None
-        """the store at `connected`, where the device resumes"""
-        self.restores = 0
-        """how often the store had gone back when `too_far` was decided"""
-        self.connected = False
-        self.owed = False
-        """a state for a resume"""
-        self.too_far = False
-        """the next frame of the log must be a reset"""
-        self.returning = False
-        """it resumed, and got nothing of the log since: it may be too far behind for a replay"""
-        self.rooms: set[str] = {*DEFAULT_ROOMS, inbox_room(device.user)}
-        self.client_id = ""
-        self.connected_s = 0.0
-        self.ephemeral: set[int] = set()
-        self.activities: set[str] = set()
-        """pushed to its members' rooms"""
-        self.sealed = 0
-
-    def getpeername(self) -> tuple[str, int]:
-        return ("192.0.2.1", 1)
-
-    def send(self, event: str, data: Any, *, sealed: bool = False) -> None:
-        text = json.dumps({"event": event, "data": data})
-        if sealed:
-            self.sealed += 1
-            iv = b64(self.sealed.to_bytes(IV_BYTES, "big"))
-            text = json.dumps({"event": "encrypted", "data": {"iv": iv, "ct": text}})
-        # Or it is on its way to a server that is gone.
-        with suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-            self.to_server.send_nowait(text)
-
-    def hang_up(self) -> None:
-        """By the device: what is under way to it is lost."""
-        self.lost = True
-        self.to_server.close()
-        self.over.set()
-
-
-async def _upgrade(nursery: trio.Nursery, wire: SimWire, max_message_size: int) -> Any:
-    await trio.lowlevel.checkpoint()
-
-    async def accept(subprotocol: str | None) -> SimWebSocket:
-        await trio.lowlevel.checkpoint()
-        return SimWebSocket(wire)
-
-    return SimpleNamespace(proposed_subprotocols=[], headers=[], accept=accept)
-
-
-class SimWebSocket:
-    def __init__(self, wire: SimWire) -> None:
-        self.wire = wire
-        self._wsproto = SimpleNamespace(handshake=None)  # which the server lets go of
-
-    async def get_message(self) -> str:
-        link = self.wire.link
-        try:
-            message = await link.from_device.receive()
-        except trio.EndOfChannel:
-            raise ConnectionClosed(None) from None
-        link.device.taken(link, message)
-        return message
-
-    async def aclose(self, code: int, reason: str) -> None:
-        self.wire.close_frame(code)
-        await trio.lowlevel.checkpoint()
-
-
-def _wire_of(
-    link: Link,
-    read_ahead: bytes,
-    nursery: trio.Nursery,
-    observer: WireObserver,
-    meter: FrameMeter,
-    *,
-    max_buffer_bytes: int,
-) -> SimWire:
-    link.wire.observer = observer
-    return link.wire
-
-
-class SimWire:
-    """Stands in for websocket.wire.Wire: `room` frames wait for a device that does not read at once."""
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self.frames: deque[bytes | Resumed | Closed] = deque()
-        self.closed = False
-        self.refused = False
-        self.breached = False
-        self.observer = WireObserver()
-
-    @property
-    def open(self) -> bool:
-        return not self.closed
-
-    @property
-    def queued_bytes(self) -> int:
-        return sum(len(frame) for frame in self.frames if isinstance(frame, bytes))
-
-    def push(self, payload: bytes, kind: FrameKind, finish: Finish = bytes) -> PushResult:
-        frame = finish(payload)
-        if self.closed:
-            return PushResult.CLOSED
-        room = self.link.device.room
-        if room is not None and len(self.frames) >= max(room, 1):
-            self.refused = True
-            return PushResult.REFUSED
-        if b'"event":"connected"' in frame[:32]:
-            device = self.link.device
-            self.link.ceiling = device.world.head(device.user).rev
-            if self.link.resume is not None:
-                self.link.resumed = device.world.resumed(device.user, *self.link.resume)
-        self.put(frame)
-        return PushResult.TAKEN
-
-    def put(self, item: bytes | Resumed | Closed) -> None:
-        self.frames.append(item)
-        if self.link.device.room is None:
-            self.link.device.read(self.link)
-
-    def close_now(self, code: int, reason: str) -> None:
-        self.frames.clear()
-        self.close_frame(code)
-
-    def close_frame(self, code: int) -> None:
-        if not self.closed:
-            self.closed = True
-            self.put(Closed(code))
-
-    def drained(self) -> None:
-        if self.refused and not self.frames and not self.closed:
-            self.refused = False
-            self.observer.drained()
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self.closed = True
 
 
 # --- the other parts of the world --------------------------------------------------------------------
@@ -465,6 +252,8 @@ class Instance:
         self.boots = 0
         self.deaf = self.source_cut = self.relay_cut = self.store_cut = False
         self.links: dict[Link, None] = {}
+        self.visit = a_visit()
+        """of every connection: it counts for no bound"""
         self.life = trio.CancelScope()
 
     async def live(self) -> None:
@@ -537,6 +326,8 @@ class Instance:
     async def drain(self) -> None:
         self.up = False
         with trio.move_on_after(15):
+            self.parts.events.stop()
+            self.parts.polling.stop()
             await self.delivery.drain(7.5)
             await self.pipeline.finish()
         self.die()
@@ -545,7 +336,7 @@ class Instance:
         here.set(self)
         self.links[link] = None
         try:
-            await self.websocket.serve(link, b"", a_visit())  # type: ignore[arg-type]
+            await link.run()
         except Exception as error:
             self.world.violate(f"a connection of {link.device} failed: {_shown(error)}")
         finally:
@@ -575,261 +366,6 @@ class Instance:
 async def _end_later(link: Link, after_s: float) -> None:
     await trio.sleep(after_s)
     link.over.set()
-
-
-class _Data(msgspec.Struct):
-    rev: int | None = None
-    history: str | None = None
-    reset: bool = False
-    unread: int | None = None
-    unseen: int | None = None
-    total: int | None = None
-    id: str | None = None
-    eventId: str | None = None
-    userId: str | None = None
-    n: int | None = None
-    count: int | None = None
-    kind: str | None = None
-    target: str | None = None
-
-
-class _Frame(msgspec.Struct):
-    event: str
-    data: _Data | None = None
-
-
-_decode = msgspec.json.Decoder(_Frame).decode
-
-
-class Device:
-    """A client. It checks each frame against what it holds and what the store has."""
-
-    def __init__(self, world: World, number: int, user: str) -> None:
-        self.world = world
-        self.number = number
-        self.user = user
-        self.rng = random.Random(f"{world.plan.seed}/device/{number}")
-        self.rev: int | None = None
-        self.history: str | None = None
-        """of `rev`; None where it is not known"""
-        self.held: dict[int, str] = {}
-        """the revisions up to `rev` whose history it knows"""
-        self.room: int | None = None
-        """None: it reads at once"""
-        self.members_rooms: dict[str, None] = {}
-        """that it asks for on each connection"""
-        self.link: Link | None = None
-        self.served = False
-        self.offline_s = 0.0
-
-    def __str__(self) -> str:
-        return f"d{self.number} of {self.user}"
-
-    async def live(self) -> None:
-        world, rng = self.world, self.rng
-        asks_first = rng.random() < 0.5
-        pause_s = FIRST_PAUSE_S
-        while True:
-            up = [instance for instance in world.instances if instance.up]
-            if up:
-                instance = rng.choice(up)
-                if self.rev is None and asks_first:
-                    page = await instance.perform(partial(instance.inbox.page, self.user, InboxFilter(), 1))
-                    if page:
-                        self.holds(page.head.rev, page.head.history)
-                if instance.up and not (self.rev is None and asks_first):
-                    await self.converse(instance)
-            with trio.move_on_after(self.offline_s):
-                await world.calm.wait()
-            self.offline_s = 0.0
-            pause_s = FIRST_PAUSE_S if self.served else min(pause_s * 2, LONGEST_PAUSE_S)
-            self.served = False
-            await trio.sleep(rng.uniform(0.05, pause_s))
-
-    async def converse(self, instance: Instance) -> None:
-        link = Link(self, instance)
-        self.link = link
-        instance.nursery.start_soon(instance.serve, link)
-        data: dict[str, Any] = {"type": "Bearer", "token": self.user, "publicKey": "key"}
-        if self.rev is not None:
-            data["resume"] = self.place(self.rev)
-        link.send("authenticate", data)
-        while not link.over.is_set():
-            with trio.move_on_after(HEARTBEAT_S):
-                await link.over.wait()
-            link.send("heartbeat", None)
-        self.link = None
-
-    def holds(self, rev: int, history: str | None) -> None:
-        self.rev, self.history = rev, history if self.keeps_history else None
-        self.held = {r: h for r, h in self.held.items() if r < rev}
-        if self.history is not None:
-            self.held[rev] = self.history
-
-    @property
-    def keeps_history(self) -> bool:
-        """An older client resumes with a revision alone."""
-        return self.number % 4 != 3
-
-    def place(self, rev: int) -> dict[str, Any]:
-        """To resume from."""
-        return {"rev": rev, "history": self.held[rev]} if rev in self.held else {"rev": rev}
-
-    # --- called by the wire ---
-
-    def taken(self, link: Link, message: str) -> None:
-        """The server has the message now, and answers before anything else is pushed."""
-        if link.lost:
-            return
-        frame = json.loads(message)
-        if frame["event"] == "authenticate":
-            link.floor = self.world.head(self.user).rev
-        elif frame["event"] == "encrypted":
-            opened = json.loads(frame["data"]["ct"])
-            if opened["event"] == "resume":
-                place = opened["data"]
-                link.wire.put(self.world.resumed(self.user, place["rev"], place.get("history")))
-
-    def read(self, link: Link, frames: int = 10**9) -> None:
-        wire = link.wire
-        while wire.frames and frames > 0 and not link.lost:
-            frames -= 1
-            item = wire.frames.popleft()
-            if isinstance(item, bytes):
-                self.receive(link, item)
-            elif isinstance(item, Resumed):
-                self.resumed(link, item)
-            else:
-                self.world.note(f"{self} closed {item.code}")
-        wire.drained()
-
-    def ended(self, link: Link) -> None:
-        """The server closed. What it had sent by then may have arrived, or not."""
-        if self.rng.random() < 0.7:
-            self.read(link)
-        link.lost = True
-        link.over.set()
-
-    # --- what holds for each frame ---
-
-    def receive(self, link: Link, raw: bytes) -> None:
-        payload = raw[{126: 4, 127: 10}.get(raw[1], 2) :]
-        frame = _decode(payload)
-        data = frame.data or _Data()
-        self.world.frames += 1
-        self.world.note(f"{self} reads {frame.event.rpartition('/')[2]} {data.rev} {data.n}")
-        if frame.event == "connected":
-            self._check(not link.connected and data.userId == self.user, "a second `connected`")
-            link.connected = self.served = True
-            link.connected_s = trio.current_time()
-            link.client_id = data.id or ""
-            if link.resumed is not None:
-                self.resumed(link, link.resumed)
-            if self.members_rooms:
-                self.world.enter(link, self.members_rooms)
-            return
-        if frame.event == "error":
-            return
-        self._check(link.connected, f"{frame.event} before `connected`")
-        if frame.event in (CREATED, READ, DELETED, UPDATED):
-            self._next(link, data)
-            expected = self.world.payload(self.user, data.history)
-            same = payload == expected or self.world.corrected_since(payload, expected)
-            self._check(same, f"revision {data.rev} is not the store's")
-        elif frame.event == STATE:
-            self._state(link, data)
-        elif frame.event == PINNED:
-            self._next(link, data)
-            known = self.world.change(self.user, data.history)
-            self._check(isinstance(known, Unknown), f"revision {data.rev} is not the newer release's")
-        elif frame.event == ACTIVITY:
-            self._activity(link, data.eventId or "")
-        elif frame.event == "sim":
-            self._check(data.n not in link.ephemeral, f"send {data.n} came twice")
-            link.ephemeral.add(data.n or 0)
-            self._check(self._addressed(link, data), f"send {data.n} was for {data.kind} {data.target}")
-        elif frame.event == LOST:
-            self._check((data.count or 0) > 0, "none was lost")
-        elif frame.event == "expiring":
-            if self.rng.random() < 0.5:
-                link.send("refresh", {"token": self.user}, sealed=True)
-        else:
-            self._check(frame.event == "goaway", f"what is {frame.event}?")
-
-    def resumed(self, link: Link, at: Resumed) -> None:
-        self.holds(at.rev, at.history)
-        link.owed = link.returning = True
-        limit = self.world.plan.resume_limit
-        # Without a history, a store that went back may reach the device's revision before it is read.
-        ahead = at.rev > at.head + (CAUGHT_UP if at.history is None else 0)
-        link.too_far = ahead or at.rev < at.truncated or at.head > at.rev + limit or not at.agrees
-        link.restores = at.restores
-
-    def _next(self, link: Link, data: _Data) -> None:
-        rev, world = data.rev, self.world
-        assert rev is not None
-        if link.restores == world.restores:
-            self._check(not link.too_far, f"revision {rev} came where a reset was due")
-        change = world.change(self.user, data.history)
-        if change is None or change.rev != rev:
-            world.violate(f"{self}: revision {rev} of {data.history} was never the store's")
-            return
-        if self.rev is None:
-            first = link.floor < rev <= link.ceiling + 1
-            self._check(first or world.restores > 0, f"revision {rev} is first after {link.floor}")
-        else:
-            self._check(rev == self.rev + 1, f"revision {rev} came after {self.rev}")
-        if self.history is not None:
-            self._check(change.after == self.history, f"revision {rev} came after another history")
-        self.holds(rev, data.history)
-        link.returning = False
-
-    def _state(self, link: Link, data: _Data) -> None:
-        rev, limit, world = data.rev, self.world.plan.resume_limit, self.world
-        assert rev is not None
-        log = world.log(self.user)
-        at = world.change(self.user, data.history)
-        counts = (0, 0, 0, 0) if at is None else (at.rev, at.unread, at.unseen, at.total)
-        self._check(
-            counts == (rev, data.unread, data.unseen, data.total), f"the state at {rev} was never the store's"
-        )
-        if data.reset:
-            known = link.floor if self.rev is None else self.rev
-            lost = (self.user, self.history) in world.lost if self.history else world.restores > 0
-            self._check(
-                (link.returning and rev > known + limit)
-                or known > len(log)
-                or known < world.truncated[self.user]
-                or lost
-                or any(isinstance(change, Unknown) for change in log[known:rev]),
-                f"reset from {known} to {rev}, the limit being {limit}",
-            )
-        else:
-            due = link.too_far and link.restores == world.restores
-            self._check(not due, f"a state of {rev} at {self.rev} came where a reset was due")
-            self._check(link.owed, "a state that nobody asked for")
-            same = rev == self.rev and self.history in (None, data.history)
-            self._check(same, f"a state of {rev} at {self.rev}")
-        self.holds(rev, data.history)
-        link.owed = link.too_far = link.returning = False
-
-    def _activity(self, link: Link, activity: str) -> None:
-        """It was pushed to a members' room."""
-        room = self.world.pushed_to.get(activity)
-        self._check(room in link.rooms, f"{activity} was pushed, which was for {room}")
-        self._check(activity not in link.activities, f"{activity} was pushed twice")
-        link.activities.add(activity)
-        if not self.world.has_row(activity):
-            self.world.violate(f"{activity} was pushed before it was stored")
-
-    def _addressed(self, link: Link, data: _Data) -> bool:
-        if data.kind == "user":
-            return data.target == self.user
-        return data.kind == "broadcast" or data.target in link.rooms
-
-    def _check(self, holds: bool, otherwise: str) -> None:
-        if not holds:
-            self.world.violate(f"{self}: {otherwise}")
 
 
 class World:
@@ -1191,7 +727,8 @@ class World:
     async def inquire(self) -> None:
         """Once all is calm, each member that is in a room gets what is pushed to it."""
         connected = [d.link for d in self.devices.values() if d.link and d.link.connected]
-        links = [link for link in connected if link.device.number % 3 == 0 and rooms_of(link.device.user)]
+        joining = [link for link in connected if type(link) is Link and link.device.number % 3 == 0]
+        links = [link for link in joining if rooms_of(link.device.user)]
         for link in links:
             self.enter(link, rooms_of(link.device.user))
         await trio.sleep(5)
@@ -1219,6 +756,7 @@ class World:
             self.violate(f"dead letters {wrong} are not the poison")
         for user in USERS:
             await self._check_inbox(user)
+            self._check_sequences(user)
         if not self.restores:
             self._check_corrections()
         await self.operations.check()
@@ -1229,10 +767,13 @@ class World:
             else:
                 self.check_level(device, link)
         for instance in self.instances:
-            if len(instance.hub.sessions) != len(instance.links):
+            waiting = len(instance.parts.polling._waiting)
+            connections = sum(not isinstance(link, PollLink) for link in instance.links)
+            if len(instance.hub.sessions) != connections + waiting:
                 self.violate(f"instance {instance.number} keeps sessions of connections that are gone")
         page = await self.instances[0].operator.clients(None, None, 100, None)
-        online = sorted(device.link.client_id for device in self.devices.values() if device.link)
+        links = [device.link for device in self.devices.values() if device.link]
+        online = sorted(link.client_id for link in links if not isinstance(link, PollLink))
         seen = {client["id"] for client in page.clients}
         if page.unanswered or (page.total <= len(seen) and not {*online} <= seen):
             self.violate(f"the operator sees {page.total} clients, {len(online)} are online")
@@ -1247,6 +788,18 @@ class World:
             for user, shown in rows:
                 if shown != newest:
                     self.violate(f"{activity} shows {shown} to {user}, and not {newest}")
+
+    def _check_sequences(self, user: str) -> None:
+        """The clients of a user, by whichever transport, got the same changes since all had a place."""
+        devices = [device for device in self.devices.values() if device.user == user]
+        # One that states no history cannot notice that the store went back.
+        placed = [d for d in devices if d.rev is not None and (d.keeps_history or not self.restores)]
+        common = max((device.since for device in placed), default=0)
+        log = [(change.rev, change.history) for change in self.log(user)[common:]]
+        for device in placed:
+            got = {(rev, history) for rev, history in device.got.items() if common < rev <= (device.rev or 0)}
+            if wrong := got.symmetric_difference(log):
+                self.violate(f"{device} and the log differ since {common} in {sorted(wrong)}")
 
     async def _check_inbox(self, user: str) -> None:
         at = InboxAt()
@@ -1266,8 +819,8 @@ class World:
 
     # --- the actions; their names are the schedule's ---
 
-    def arrive(self, device: int, user: str) -> None:
-        self.devices[device] = Device(self, device, user)
+    def arrive(self, device: int, user: str, by: str = "websocket") -> None:
+        self.devices[device] = CLIENTS[by](self, device, user)
         self.nursery.start_soon(self.devices[device].live)
 
     def boot(self, instance: int) -> None:
@@ -1403,11 +956,8 @@ class World:
             link.wire.observer.stalled()
 
     def resume(self, device: int, back: int) -> None:
-        """Ask again, from `back` revisions earlier; a negative `back` is ahead of the store."""
-        link = self._link(device)
-        rev = self.devices[device].rev if device in self.devices else None
-        if link and rev is not None:
-            link.send("resume", self.devices[device].place(max(rev - back, 0)), sealed=True)
+        if link := self._link(device):
+            self.devices[device].resume(link, back)
 
     def join(self, device: int, room: str) -> None:
         if link := self._link(device):

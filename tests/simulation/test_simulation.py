@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from nx_signal.adapters.sqlite import memory
 from nx_signal.adapters.sqlite.driver import SqliteTx
 from nx_signal.delivery.cursor import Cursor, Decision, Step
 from nx_signal.delivery.hub import Hub
+from nx_signal.delivery.polling import Polled, Polling, _Waiting
 from nx_signal.delivery.recovery import Recovery
 from nx_signal.delivery.session import Session
 from nx_signal.delivery.topics import ACTIVITY, activity_data
@@ -35,11 +36,15 @@ from nx_signal.model import (
     InboxPage,
     InboxSummary,
     Position,
+    Principal,
     Record,
     RelayMessage,
     Rule,
     Unknown,
 )
+from nx_signal.sse.connection import EventConnection
+from nx_signal.sse.encoding import Place
+from nx_signal.sse.server import EventServer
 from nx_signal.store.dead_letters import DeadLetters
 from nx_signal.store.inbox import InboxStore
 from nx_signal.store.sql import DialectName, steps
@@ -198,6 +203,32 @@ def ahead_alone(
         yield from observe(self, head, asked_at)
 
 
+async def opened_anew(
+    self: EventServer,
+    principal: Principal,
+    address: str,
+    place: Place | None,
+    rooms: Sequence[str],
+    work: Any = EventServer.open,
+) -> EventConnection:
+    connection: EventConnection = await work(self, principal, address, None, rooms)
+    return connection
+
+
+async def one_skipped(self: Polling, *asked: Any, read: Any = Polling._read) -> Polled:
+    polled: Polled = await read(self, *asked)
+    return polled._replace(changes=polled.changes[:-2] + polled.changes[-1:])
+
+
+async def placed_at_the_head(self: Polling, *asked: Any, read: Any = Polling._read) -> Polled:
+    polled: Polled = await read(self, *asked)
+    return polled._replace(rev=polled.head.rev, history=polled.head.history)
+
+
+def taken(*pushed: Any) -> PushResult:
+    return PushResult.TAKEN
+
+
 BROKEN_WHERE_IT_GOES_BACK: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "a history is not compared": (Cursor, "lost", by_revision_alone, "another history|reset was due"),
     "a lower head is ignored": (Cursor, "observe_head", ahead_alone, "holds"),
@@ -222,6 +253,10 @@ BROKEN: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "a replayed letter stays": (DeadLetters, "remove", not_removed, "dead letters"),
     "a change that is not known is replayed": (Cursor, "_is_incomplete", replays_unknown, "died"),
     "a client that stays and is far behind is reset": (Cursor, "changes_read", limited_always, "reset from"),
+    "Last-Event-ID is ignored": (EventServer, "open", opened_anew, "a state of"),
+    "a poll skips a change": (Polling, "_read", one_skipped, "came after"),
+    "the head is the place of each answer": (Polling, "_read", placed_at_the_head, "a state of|changes came"),
+    "a poll that waits is not woken": (_Waiting, "push", taken, "holds"),
     "a row of the previous release has no counts": (
         memory,
         "steps",

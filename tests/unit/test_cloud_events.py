@@ -87,6 +87,17 @@ def test_the_content_type_of_structured_mode_is_compared_without_case() -> None:
     assert decoded(EVENT, {"content-type": b"Application/CloudEvents+JSON"}) == decoded(EVENT)
 
 
+def test_the_names_of_attributes_may_be_spelled_with_escapes() -> None:
+    value = json.dumps(EVENT).replace("specversion", "specversi\\u006fn").encode()
+    assert decoded(value) == decoded(value, STRUCTURED) == decoded(EVENT)
+
+
+def test_in_binary_mode_the_headers_count_whatever_the_data_has() -> None:
+    data = PAYLOAD | {"specversion": "0.3", "id": "of the data"}
+    found = activity_of(binary(EVENT | {"data": data}))
+    assert (found.given_id, found.data) == ("42", data)
+
+
 def test_the_kept_message_is_told_apart_by_its_event_type_whatever_the_headers_are() -> None:
     kept = {"eventType": "PAYMENT_SUCCESS", "occurredAt": "2026-11-21T00:00:00Z", **MESSAGE}
     plain = decoded(kept, {"ce_id": b"42", "ce_source": b"/orders"})
@@ -246,6 +257,11 @@ REFUSED: dict[str, tuple[Record, str]] = {
 @pytest.mark.parametrize(("found", "expected"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_no_valid_event_is_refused_with_a_sentence(found: Record, expected: str) -> None:
     assert expected in reason(found)
+
+
+def test_data_of_another_media_type_is_named_in_binary_mode_too() -> None:
+    found = record(b"<paid/>", binary(EVENT, "text/xml").headers)  # type: ignore[arg-type]
+    assert reason(found) == "datacontenttype: text/xml; send JSON, as application/json."
 
 
 def test_many_headers_and_long_ones_cost_nothing_and_end_nothing() -> None:

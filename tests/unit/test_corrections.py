@@ -10,17 +10,17 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nx_signal.activities.explain import Explain
+from nx_signal.activities.message import decode
 from nx_signal.activities.preview import Preview
 from nx_signal.activities.replay import Replay
 from nx_signal.cli.explain import _lines
-from nx_signal.delivery.sessions import LiveSessions
 from nx_signal.errors import MessageRejected, StatementFailed
-from nx_signal.model import Created, Deleted, KeptCorrection, Member, Roster, Updated
+from nx_signal.model import Correction, Created, Deleted, KeptCorrection, Member, Roster, Updated
 from nx_signal.model.changes import to_log
 from nx_signal.model.wire import encode_change
 from nx_signal.rest.explain import explained
-from pipeline_kit import REGISTRY, RENDERER, Line, message, now, record, running
+from nx_signal.store.corrections import MAX_KEPT
+from pipeline_kit import REGISTRY, RENDERER, Line, explain_of, message, now, record, running
 
 LARGE = 5_000
 
@@ -246,6 +246,42 @@ async def test_corrections_that_are_delivered_again_change_nothing(autojump_cloc
         await line.process(original(), update(1), update(2))
         assert line.announced == [] and await line.database.corrections.of("e1") == kept
         assert (await line.inbox("ann"))[0].data == {"payment": {"amount": 2}}
+
+
+async def test_one_that_is_delivered_again_changes_nothing_also_where_many_came_since(
+    autojump_clock: MockClock,
+) -> None:
+    """Of one activity a bounded number is kept: the first ones are not known any more."""
+    async with running() as line:
+        await line.process(original(), *(update(n) for n in range(MAX_KEPT + 10)))
+        kept = await line.database.corrections.of("e1")
+        line.announced.clear()
+        await line.process(original(), *(update(n) for n in range(MAX_KEPT + 10)))
+        assert line.announced == [] and await line.database.corrections.of("e1") == kept
+        assert (await line.inbox("ann"))[0].data == {"payment": {"amount": MAX_KEPT + 9}}
+
+
+async def test_in_a_topic_that_was_made_anew_another_activity_is_corrected_at_the_same_position(
+    autojump_clock: MockClock,
+) -> None:
+    """Also where the messages differ in the activity alone."""
+    async with running() as line:
+        await give(line, original(), 0)
+        await give(line, message(eventId="e2"), 1)
+        await give(line, retract(), 2)
+        await give(line, retract(eventId="e2"), 2)
+        assert await texts(line) == []
+
+
+async def test_moments_of_updates_are_compared_in_milliseconds(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        await give(line, original(), 0)
+        await give(line, update(1, occurredAt="2026-01-01T10:00:00.000900Z"), 1)
+        await give(line, update(2, occurredAt="2026-01-01T10:00:00.000100Z"), 2)
+        assert (await standing(line)).position == "t/0/2"
+        found = decode(record(update(occurredAt="2026-01-01T10:00:00.000900Z")), REGISTRY.names)
+        assert isinstance(found, Correction) and found.occurred_at is not None
+        assert found.occurred_at.microsecond == 0
 
 
 async def test_a_correction_makes_no_conflict_of_an_activity_that_comes_again(
@@ -559,16 +595,6 @@ async def test_a_correction_has_no_preview(autojump_clock: MockClock) -> None:
 
 
 # --- explain ---
-
-
-async def _nobody(user_ids: Any) -> LiveSessions:
-    await trio.lowlevel.checkpoint()
-    return LiveSessions((), ())
-
-
-def explain_of(line: Line) -> Explain:
-    database = line.database
-    return Explain(database.inbox, database.traces, database.corrections, database.directory, _nobody)
 
 
 async def test_explain_shows_the_corrections_of_an_activity(autojump_clock: MockClock) -> None:

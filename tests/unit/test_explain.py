@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from nx_signal.activities.explain import MAX_EXPLAINED, REASONS, Around, Explain, RecipientDelivery
+from nx_signal.activities.explain import DELETED, MAX_EXPLAINED, REASONS, Around, Explain, RecipientDelivery
 from nx_signal.activities.why import UNSAID
 from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.delivery.cursor import Step
@@ -116,6 +116,16 @@ async def test_rows_without_a_trace_are_shown_all_the_same(desk: Desk) -> None:
     explained = await desk.explain("e1", "u1")
     assert explained is not None
     assert (explained.trace, explained.rows) == (None, 1)
+
+
+async def test_a_notification_that_left_the_inbox_is_explained_by_that(
+    desk: Desk,
+) -> None:
+    await desk.database.inbox.insert([a_draft("u1", "e1")])
+    assert (await desk.recipient("u1")).why == REASONS["not_connected"]
+    rows, _ = await desk.database.inbox.rows_of("e1", "u1", 1)
+    await desk.database.inbox.delete("u1", rows[0].id)
+    assert (await desk.recipient("u1")).why == DELETED
 
 
 async def test_a_user_who_was_not_a_recipient_has_no_row(desk: Desk) -> None:

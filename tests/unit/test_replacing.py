@@ -12,9 +12,10 @@ from trio.testing import MockClock
 import pipeline_kit
 from nx_signal.activities import drafts, processor
 from nx_signal.activities.progress import Progress
+from nx_signal.adapters.sqlite.memory import MemoryDatabase
 from nx_signal.model import Created
 from nx_signal.model.timestamps import format_timestamp
-from pipeline_kit import Line, message, now, record, running
+from pipeline_kit import ROSTER, Line, explain_of, message, now, record, running
 
 SOON = format_timestamp(now() + timedelta(minutes=5))
 
@@ -70,6 +71,22 @@ async def test_one_that_is_late_for_some_of_its_recipients_is_stored_for_the_oth
         assert [row.activity_id for row in await line.inbox("ann")] == ["e2"]
         assert [row.activity_id for row in await line.inbox("owner")] == ["e1"]
         assert await outcome_of(line, "e1") == "stored"
+
+
+async def test_explain_states_the_newer_one_also_where_newer_ones_came_since(
+    autojump_clock: MockClock,
+) -> None:
+    time = now()
+    database = MemoryDatabase(lambda: time)
+    await database.directory.load(ROSTER)
+    async with running(database) as line:
+        await line.process(keyed(2, recipientScope="users", recipientIds=["ann"]), keyed(1))
+        time += timedelta(minutes=1)
+        await line.process(keyed(3))
+        found = await explain_of(line).explain("e1", "ann")
+        assert found is not None
+        (ann,) = found.recipients
+        assert ann.why.endswith(": a newer notification with its collapseKey k was there already.")
 
 
 async def test_a_large_audience_is_replaced_in_portions(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nx_signal.client.events import EventParser
-from nx_signal.delivery.topics import GOAWAY, STATE, frame
+from nx_signal.delivery.topics import GOAWAY, NOTIFICATIONS, STATE, frame
 from nx_signal.model.wire import CREATED, MAX_REV, encode_json
 from nx_signal.sse.encoding import HEARTBEAT, EventEncoder, Place, event_of, read_place
 
@@ -33,6 +33,10 @@ def test_the_place_of_an_inbox_without_changes_is_its_revision_alone() -> None:
 
 def test_a_step_without_a_history_has_its_revision_as_id() -> None:
     assert event_of(frame(CREATED, encode_json({"rev": 5}))).startswith(b"id: 5\n")
+
+
+def test_a_topic_of_a_newer_release_without_a_place_has_no_id() -> None:
+    assert event_of(frame(NOTIFICATIONS + "newer", b"{}")).startswith(b"event: ")
 
 
 @pytest.mark.parametrize("topic", [GOAWAY, "shop/notice", "observation/signal/lost"])

@@ -55,6 +55,8 @@ NAMES = (
 
 _JSON = re.compile(r"[^/\s]+/(?:json|[^/\s]*\+json)", re.IGNORECASE)
 _FORMAT = re.compile(rb"application/cloudevents(-batch)?(\+[a-z0-9.-]+)?", re.IGNORECASE)
+_ESCAPED_LETTER = b"\\u00"
+"""As in the name of a field that is spelled with escapes."""
 _CREATE = msgspec.Raw(b'"create"')
 _object = JsonDecoder[dict[str, msgspec.Raw]](dict[str, msgspec.Raw])
 _raw = JsonDecoder[msgspec.Raw](msgspec.Raw)
@@ -124,16 +126,25 @@ def _event_of(value: bytes, headers: Mapping[str, bytes]) -> Attributes | None:
         if kind[1] is not None:
             raise rejected(f"message: a batch of CloudEvents is a list of at most {MAX_MESSAGES} events.")
         return _unless_kept(fields_of(value))
-    if b'"specversion"' in value:
+    if is_event(headers):
+        return _composed_of(value, headers)
+    if b'"specversion"' in value or _ESCAPED_LETTER in value:
         event = _unless_kept(fields_of(value))
         if event is not None and "specversion" in event:
             return event
-    if is_event(headers) and _unless_kept(fields_of(value) or {}) is not None:
-        try:
-            return fields_of(composed(_attributes(headers), value))
-        except msgspec.DecodeError:
-            return None  # named by its reader
     return None
+
+
+def _composed_of(value: bytes, headers: Mapping[str, bytes]) -> Attributes | None:
+    """Of one in binary mode; None where the value is the kept message, or no JSON, which its reader names."""
+    if _unless_kept(fields_of(value) or {}) is None:
+        return None
+    attributes = _attributes(headers)
+    try:
+        return fields_of(composed(attributes, value))
+    except msgspec.DecodeError:
+        _require_json(attributes.get("datacontenttype"))
+        return None
 
 
 def _format_of(headers: Mapping[str, bytes]) -> re.Match[bytes] | None:
@@ -197,9 +208,7 @@ def _inner(given: Attributes, data: msgspec.Raw | None) -> dict[str, object]:
 
 
 def _data(given: Attributes) -> msgspec.Raw | None:
-    kind = _text(given, "datacontenttype")
-    if kind is not None and not is_json(kind):
-        raise rejected(f"datacontenttype: {kind}; send JSON, as application/json.")
+    _require_json(_text(given, "datacontenttype"))
     if "data_base64" not in given:
         return given.get("data")
     if "data" in given:
@@ -211,6 +220,11 @@ def _data(given: Attributes) -> msgspec.Raw | None:
         raise rejected("data_base64 is not base64 (RFC 4648 §4).") from None
     except (msgspec.DecodeError, ValueError):
         raise rejected("data_base64 does not hold JSON in UTF-8.") from None
+
+
+def _require_json(media_type: str | None) -> None:
+    if media_type is not None and not is_json(media_type):
+        raise rejected(f"datacontenttype: {media_type}; send JSON, as application/json.")
 
 
 def _extension(given: Attributes, name: str) -> object:

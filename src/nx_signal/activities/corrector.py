@@ -90,7 +90,10 @@ class Corrector:
     ) -> ProcessedRecord:
         """In portions, each announced before the next. May be repeated: rows that are right stay as they are.
         `begun` as for ActivityProcessor.process_alone. Raises StoreUnavailable."""
-        trace = await self._trace(record, correction)
+        trace, is_new = await self._trace(record, correction)
+        if not is_new:
+            await begun()
+            return ProcessedRecord(record, trace)
         try:
             await self._check(correction)
             own, standing = await self._corrections.add(correction)
@@ -112,13 +115,15 @@ class Corrector:
             trace = replace(trace, reason=f"{kind} at {standing.position}: this one changes nothing.")
         return ProcessedRecord(record, replace(trace, recipients=progress.done))
 
-    async def _trace(self, record: Record, correction: Correction) -> Trace:
-        """Under the record's position, beside the activity's own."""
-        position = correction.position
-        before = (await self._traces.handled([position])).get(position)
-        again = before is None or before.digest in (None, correction.digest)
-        return Trace(
-            activity_id=position if again else f"{position}@{correction.digest}",
+    async def _trace(self, record: Record, correction: Correction) -> tuple[Trace, bool]:
+        """Under the record's position, beside the activity's own; and whether it was not handled before. One
+        that was and is kept no longer, as newer ones came, would count as the newest."""
+        position, digest = correction.position, correction.digest
+        ids = position, f"{position}@{digest}"
+        before = await self._traces.handled(ids)
+        free = position not in before or before[position].digest in (None, digest)
+        trace = Trace(
+            activity_id=ids[0] if free else ids[1],
             position=position,
             type=None,
             scope=None,
@@ -126,8 +131,9 @@ class Corrector:
             recipients=0,
             outcome="corrected",
             reason=repair(correction.replaced),
-            digest=correction.digest,
+            digest=digest,
         )
+        return trace, all(each.digest != digest for each in before.values())
 
     async def _check(self, correction: Correction) -> None:
         """Before anything is kept. Raises MessageRejected where the content cannot be made, as far as there

@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from nx_signal.activities.clean import cleaned
-from nx_signal.activities.fields import rejected
-from nx_signal.activities.message import readable
+from nx_signal.activities.fields import readable, rejected
 from nx_signal.errors import MessageRejected, SettingsError
 from nx_signal.model import Activity, Json
 

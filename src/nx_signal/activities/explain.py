@@ -30,6 +30,8 @@ REASONS: Mapping[Delivery, str] = {
     "could be asked (`unanswered`): one may be connected elsewhere.",
 }
 
+DELETED = "It left the inbox since: it was deleted, replaced, retracted or had expired."
+
 
 @dataclass(frozen=True, slots=True)
 class SessionDelivery:
@@ -178,8 +180,9 @@ class Explain:
         """Of the key of this row of another recipient, when the activity was handled."""
         if row.collapse_key is None or row.occurred_at is None or trace is None or trace.handled_at is None:
             return False
-        newest = await self._inbox.newest_of_key(user_id, row.organizer_id, row.collapse_key)
-        return newest is not None and newest[0] <= trace.handled_at and newest[1] > row.occurred_at
+        return await self._inbox.had_newer(
+            user_id, row.organizer_id, row.collapse_key, row.occurred_at, trace.handled_at
+        )
 
 
 def recipient_delivery(
@@ -187,4 +190,5 @@ def recipient_delivery(
 ) -> RecipientDelivery:
     each = tuple(SessionDelivery(session, session.delivery_of(row.rev)) for session in sessions)
     best = best_delivery((one.delivery for one in each), all_asked=all_asked)
-    return RecipientDelivery(recipient_id, row, best, REASONS[best], each)
+    why = DELETED if row.deleted else REASONS[best]
+    return RecipientDelivery(recipient_id, row, best, why, each)

@@ -47,16 +47,17 @@ def source_of(identity: str) -> str | None:
     return source
 
 
-def digest_of(message: bytes, names: tuple[str, ...] | None = None) -> str:
-    """Of what a message states, in the fields of these names, else in those of an activity. White space, the
-    order of its fields, those that are null or are not read do not count, nor does its identity."""
+def digest_of(message: bytes, names: tuple[str, ...] | None = None, about: str = "") -> str:
+    """Of what a message states, in the fields of these names, else in those of an activity, about the
+    activity of this identity. White space, the order of its fields, those that are null or are not read do
+    not count, nor does its own identity."""
     try:
         fields = _fields.decode(message)
         content = {name: value for name in names or _CONTENT if (value := fields.get(name)) is not None}
         message = msgspec.json.encode(content, order="deterministic")
     except ValueError:
         pass  # as it stands
-    return hashlib.blake2b(message, digest_size=8).hexdigest()
+    return hashlib.blake2b(message + about.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 _CONTENT = (

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import uuid
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import lru_cache
 from types import MappingProxyType
@@ -31,6 +29,8 @@ from nx_signal.activities.fields import (
     MAX_SOURCE_CHARS,
     Id,
     Source,
+    moment,
+    readable,
     rejected,
 )
 from nx_signal.activities.identity import digest_of, identity
@@ -42,13 +42,8 @@ from nx_signal.model import Action, Activity, Correction, Json, OneScope, Positi
 from nx_signal.model.json import JsonDecoder, TooDeep
 from nx_signal.model.timestamps import to_milliseconds
 
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(9999, 1, 1, tzinfo=UTC)
-"""Of moments; both leave room for any time zone's offset."""
-
 _CREATES = (None, "create")
 """Values of `action` in a message that is an activity by itself."""
-_MOMENT = re.compile(r"[0-9W-]{8,10}([Tt ][0-9:.,]{2,18} ?([Zz]|[+-][0-9:]{2,8})?)?")
 _NO_POSITION = Position("unsent", 0, 0)
 
 NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
@@ -60,15 +55,6 @@ class UnknownType:
     """A message of an event type that is not registered here: skipped and counted, not an error."""
 
     type: str
-
-
-_EXPECTED = {
-    "recipientScope": "expected `org`, `merchant` or `users`",
-    "audience.scope": "expected `org`, `merchant` or `users`",
-    "action": "expected `create`, `update` or `retract`",
-    "priority": "expected `normal` or `high`",
-}
-"""Where msgspec does not name what it takes."""
 
 
 class _Typed(msgspec.Struct, rename="camel"):
@@ -235,30 +221,6 @@ def unknown_type(type: str, known: frozenset[str]) -> str:
     return str(rejected(f"The event type {type} is not known here{meant}."))
 
 
-def moment(text: str, field: str) -> datetime:
-    """An ISO 8601 date and time as UTC; without an offset it is UTC already. Raises MessageRejected."""
-    try:
-        if not _MOMENT.fullmatch(text):
-            raise ValueError
-        when = datetime.fromisoformat(text.upper())
-        when = when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise rejected(f"{field} must be an ISO 8601 date and time such as 2026-11-21T10:25:00Z.") from None
-    if not EARLIEST <= when < LATEST:
-        raise rejected(f"{field} must be from {EARLIEST.year} to {LATEST.year - 1}.")
-    return when
-
-
-def readable(error: msgspec.ValidationError, root: str = "") -> MessageRejected:
-    """msgspec's error as a sentence that begins with the field; `root` names what was validated."""
-    text, _, path = str(error).partition(" - at `$")
-    field = (root + path.rstrip("`").replace("[...]", "")).lstrip(".")
-    if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
-        return rejected(f"{field}.{missing[1]} is missing.".lstrip("."))
-    text = _EXPECTED.get(re.sub(r"\[\d+\]", "", field), text)
-    return rejected(f"{field or 'message'}: {text[:1].lower()}{text[1:]}.")
-
-
 def _decode(
     value: bytes,
     position: Position,
@@ -337,13 +299,16 @@ def _decode_correction(
     data = (wire.data or {}) if wire.action == "update" else {}
     if notification_bytes is not None:
         json_bytes("data", data, notification_bytes)
+    activity_id = identity(given_id, source)
     return Correction(
-        activity_id=identity(given_id, source),
+        activity_id=activity_id,
         action=wire.action,
         data=data,
-        occurred_at=None if wire.occurred_at is None else moment(wire.occurred_at, "occurredAt"),
+        occurred_at=None
+        if wire.occurred_at is None
+        else to_milliseconds(moment(wire.occurred_at, "occurredAt")),
         position=str(position),
-        digest=digest_of(value, _CORRECTED),
+        digest=digest_of(value, _CORRECTED, activity_id),
         replaced=replaced,
     )
 

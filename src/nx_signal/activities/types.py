@@ -19,7 +19,7 @@ from nx_signal.activities.event_type import (
     money,
     one_line,
 )
-from nx_signal.activities.message import moment
+from nx_signal.activities.fields import moment
 from nx_signal.model import Activity, Json
 
 Label: TypeAlias = str | int

@@ -119,7 +119,8 @@ Action: TypeAlias = Literal["update", "retract"]
 @dataclass(frozen=True, slots=True)
 class Correction:
     """One decoded, validated message that corrects or retracts the activity `activity_id`. `data` takes the
-    place of the activity's; {} with a retraction. `occurred_at` is None where the time of handling counts.
+    place of the activity's; {} with a retraction. `occurred_at`, in milliseconds, is None where the time of
+    handling counts.
     `position` is its record's, as text; the others are as in Activity."""
 
     activity_id: str

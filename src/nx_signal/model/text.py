@@ -34,6 +34,9 @@ def require_storable(name: str, text: str | None) -> None:
         raise StoreRejected(f"{name} holds a NUL character or half of a surrogate pair.")
 
 
+_decoder = json.JSONDecoder(parse_float=Decimal)
+"""Once: json.loads with an option makes one for each call."""
+
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
 """A Decimal is written with all its digits."""
 
@@ -53,7 +56,7 @@ def json_text(name: str, value: Mapping[str, Json]) -> str:
 
 def json_value(text: str) -> Json:
     """What `json_text` wrote; fractions are Decimals with all their digits."""
-    return json.loads(text, parse_float=Decimal)
+    return _decoder.decode(text)
 
 
 def _finite(value: Json) -> bool:

@@ -26,7 +26,7 @@ from nx_signal.model.timestamps import format_timestamp
 from nx_signal.model.wire import Count, Time, encode_json
 from nx_signal.ports import Journal
 from nx_signal.rest.access import Authorizer
-from nx_signal.rest.cloud_events import MEDIA, STRUCTURED_JSON, message_body, traced
+from nx_signal.rest.cloud_events import BATCH_JSON, MEDIA, STRUCTURED_JSON, message_body, traced
 from nx_signal.rest.problems import Problem
 from nx_signal.rest.route import Call, Example, route
 from nx_signal.rest.shapes import NO_NUL, PlainText
@@ -274,6 +274,8 @@ def activity_routes(
     async def preview_(call: Call[None, bytes]) -> ActivityPreview:
         """One message, taken through the steps of a real one; nothing is written or sent. One that does not
         fit is a 422 with the reason that its dead letter would have."""
+        if request.mimetype == BATCH_JSON:
+            raise Problem(415, f"A preview takes one CloudEvent; send it as {STRUCTURED_JSON}.")
         try:
             return _previewed(await preview.preview((await message_body(request)).messages))
         except MessageRejected as error:
@@ -294,6 +296,8 @@ def _update_of(event_id: str, body: bytes) -> bytes:
         raise Problem(400, "The body is not a JSON object.", "invalid_json") from None
     if bytes(given.get("data", b"null")) == b"null":
         raise Problem(400, "data is missing.", "invalid_parameter")
+    if "specversion" in given:
+        raise Problem(400, "specversion: send a CloudEvent to POST /activities.", "invalid_parameter")
     named = encode_json({"action": "update", "eventId": event_id})
     return body.rstrip(b" \t\r\n").removesuffix(b"}") + b"," + named[1:]
 

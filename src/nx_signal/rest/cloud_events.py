@@ -17,7 +17,7 @@ from nx_signal.activities.fields import Id, Source
 from nx_signal.activities.repair import repaired
 from nx_signal.activities.trace_context import trace_context
 from nx_signal.errors import MessageRejected
-from nx_signal.model import Json, OneScope
+from nx_signal.model import Action, Json, OneScope, Priority
 from nx_signal.rest.route import Media
 from nx_signal.rest.shapes import json_bytes
 
@@ -52,6 +52,12 @@ class CloudEvent(msgspec.Struct):
     actorid: Id | None = None
     recipientids: Annotated[str | None, Meta(description="separated by commas")] = None
     excludeactor: bool | None = None
+    collapsekey: Id | None = None
+    expiresat: str | None = None
+    priority: Priority | None = None
+    action: Annotated[Action | None, Meta(description="with this it is a correction")] = None
+    eventid: Annotated[Id | None, Meta(description="of the activity that an `action` is about")] = None
+    eventsource: Annotated[Source | None, Meta(description="of that activity")] = None
     traceparent: str | None = None
     tracestate: str | None = None
 
@@ -110,7 +116,7 @@ async def message_body(request: Request) -> Body:
 def traced(message: bytes, headers: Headers) -> bytes:
     """The message with the trace context of the request, where that is valid and the message has none."""
     parents = headers.getlist("traceparent")
-    if len(parents) != 1:
+    if len(parents) != 1 or "traceparent" in (fields_of(repaired(message)[0]) or {}):
         return message
     parent, state = trace_context(parents[0], ",".join(headers.getlist("tracestate")))
     if parent is None:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import msgspec
 from quart import Response, request
 
-from nx_signal.activities.message import readable
+from nx_signal.activities.fields import readable
 from nx_signal.identity.tickets import TicketPurpose
 from nx_signal.model import Json, Principal
 from nx_signal.model.json import JsonDecoder, decode_json

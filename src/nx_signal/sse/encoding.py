@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from nx_signal.delivery.topics import NOTIFICATIONS
+from nx_signal.model.json import JsonDecoder
 from nx_signal.model.wire import MAX_REV
 
 HEARTBEAT = b":\n\n"
@@ -30,12 +31,12 @@ class _Frame(msgspec.Struct):
 
 
 class _Stated(msgspec.Struct):
-    rev: int
+    rev: int | None = None
     history: str = ""
 
 
-_decode_frame = msgspec.json.Decoder(_Frame).decode
-_decode_stated = msgspec.json.Decoder(_Stated).decode
+_decode_frame = JsonDecoder[_Frame](_Frame).decode
+_decode_stated = JsonDecoder[_Stated](_Stated).decode
 
 
 def event_of(payload: bytes) -> bytes:
@@ -45,14 +46,17 @@ def event_of(payload: bytes) -> bytes:
     The name of an operator's event may hold line ends, which would begin another field, and so may the space
     between the values of JSON that another program wrote: these become spaces."""
     frame = _decode_frame(payload)
-    name = frame.event.encode().translate(_LINE_ENDS)
-    event = b"event: %b\ndata: %b\n\n" % (name, bytes(frame.data).translate(_LINE_ENDS))
-    return b"id: %b\n%b" % (_id_of(frame.data), event) if frame.event.startswith(NOTIFICATIONS) else event
+    name, data = frame.event.encode(), bytes(frame.data)
+    place = _id_line(data) if frame.event.startswith(NOTIFICATIONS) else b""
+    return place + b"event: %b\ndata: %b\n\n" % (name.translate(_LINE_ENDS), data.translate(_LINE_ENDS))
 
 
-def _id_of(data: msgspec.Raw) -> bytes:
+def _id_line(data: bytes) -> bytes:
+    """Empty for a topic of a newer release that states no place."""
     place = _decode_stated(data)
-    return f"{place.rev}.{place.history}".encode() if place.history else b"%d" % place.rev
+    if place.rev is None:
+        return b""
+    return f"id: {place.rev}.{place.history}\n".encode() if place.history else b"id: %d\n" % place.rev
 
 
 def read_place(text: str) -> Place:

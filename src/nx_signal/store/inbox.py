@@ -204,14 +204,23 @@ class InboxStore:
         """Those of them that any recipient has a row of, a deleted one too."""
         return await self._driver.read_one(_written, list(filter(storable, activity_ids)))
 
-    async def newest_of_key(
-        self, recipient_id: str, organizer_id: str | None, collapse_key: str
-    ) -> tuple[datetime, datetime] | None:
-        """(when it was written, when it happened) of the newest row with this key that the recipient ever
-        had."""
+    async def had_newer(
+        self,
+        recipient_id: str,
+        organizer_id: str | None,
+        collapse_key: str,
+        occurred_at: datetime,
+        at: datetime,
+    ) -> bool:
+        """Whether the recipient had a row with this key by then (`at`) that happened after `occurred_at`."""
         if not all(map(storable, (recipient_id, organizer_id or "", collapse_key))):
-            return None
-        return await self._driver.read_one(_newest_of_key, recipient_id, organizer_id or "", collapse_key)
+            return False
+        key = {
+            "recipient_id": recipient_id,
+            "organizer_id": organizer_id or "",
+            "collapse_key": collapse_key,
+        }
+        return await self._driver.read_one(_had_newer, key, occurred_at, at)
 
     async def rows_of(
         self, activity_id: str, recipient_id: str | None, limit: int
@@ -306,12 +315,8 @@ async def _written(tx: Tx, activity_ids: list[str]) -> frozenset[str]:
     return frozenset(row["activity_id"] for row in rows)
 
 
-async def _newest_of_key(
-    tx: Tx, recipient_id: str, organizer_id: str, collapse_key: str
-) -> tuple[datetime, datetime] | None:
-    key = {"recipient_id": recipient_id, "organizer_id": organizer_id, "collapse_key": collapse_key}
-    row = await tx.one("newest_of_key", **key)
-    return None if row is None else (row["created_at"], row["occurred_at"])
+async def _had_newer(tx: Tx, key: Mapping[str, str], occurred_at: datetime, at: datetime) -> bool:
+    return await tx.one("had_newer", **key, occurred_at=occurred_at, at=at) is not None
 
 
 async def _rows_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
+from operator import itemgetter
 from typing import TypeAlias
 
 from nx_signal.errors import HistoryLost
@@ -18,6 +19,8 @@ HEAD_FIELDS = tuple(field.name for field in fields(InboxSummary))
 MAX_INTEGER = 2**63 - 1
 """No id, revision or offset is as large as this."""
 
+_row_values = itemgetter(*ROW_FIELDS)
+
 Counts: TypeAlias = tuple[int, int, int]
 """(total, unread, unseen)"""
 Loss: TypeAlias = Mapping[str, Counts]
@@ -25,7 +28,7 @@ Loss: TypeAlias = Mapping[str, Counts]
 
 
 def notification(row: Row) -> Notification:
-    values = {name: row[name] for name in ROW_FIELDS}
+    values = dict(zip(ROW_FIELDS, _row_values(row), strict=True))
     values["data"] = json_value(values["data"])
     for flag in ROW_FLAGS:
         values[flag] = bool(values[flag])

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple, cast
 
 import asyncpg
@@ -201,7 +202,9 @@ async def _keep(connection: Any) -> None:
     transaction is rolled back before this all the same."""
 
 
-_SHARED = tuple(name for name in DRAFT_FIELDS if name != "recipient_id")
+_PLAIN = tuple(name for name in DRAFT_FIELDS if name not in ("recipient_id", "data"))
+_plain_of = attrgetter(*_PLAIN)
+_SHARED = (*_PLAIN, "data")
 """What the recipients of an activity who read one language have in common: sent once for all of them."""
 _COLUMNS = ", ".join(DRAFT_FIELDS)
 _SHARED_COLUMNS = ", ".join(_SHARED)
@@ -230,7 +233,8 @@ WITH draft AS (
         unseen = before.unseen + g.many, history = g.history, history_rev = h.rev + g.many
     FROM grown g JOIN inbox_head before USING (recipient_id)
     WHERE h.recipient_id = g.recipient_id
-    RETURNING before.*
+    RETURNING before.recipient_id, before.rev, before.unread, before.total, before.history,
+              h.unseen - g.many AS unseen
 ), typed AS (
     INSERT INTO recipient_type AS t (recipient_id, type, total, unread)
     SELECT recipient_id, type, count(*), count(*) FROM fresh GROUP BY recipient_id, type
@@ -350,15 +354,11 @@ class PostgresTx:
 def _arrays(drafts: Sequence[Draft], data: Sequence[str]) -> dict[str, Any]:
     shared: dict[tuple[Any, ...], int] = {}
     places = [
-        shared.setdefault(_shared_of(draft, text), len(shared) + 1)
+        shared.setdefault((*_plain_of(draft), text), len(shared) + 1)
         for draft, text in zip(drafts, data, strict=True)
     ]
     arguments: dict[str, Any] = {name: [each[n] for each in shared] for n, name in enumerate(_SHARED)}
     return arguments | {"recipient_id": [draft.recipient_id for draft in drafts], "shared": places}
-
-
-def _shared_of(draft: Draft, data: str) -> tuple[Any, ...]:
-    return tuple(data if name == "data" else getattr(draft, name) for name in _SHARED)
 
 
 def _positional(sql: str, arguments: Mapping[str, Any]) -> tuple[str, list[Any]]:

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar, TypeVarTuple
 
 from nx_signal.model import Draft, InboxSummary
-from nx_signal.model.notifications import DRAFT_FIELDS
+from nx_signal.model.notifications import DRAFT_FIELDS, DRAFT_TIMES
 from nx_signal.model.timestamps import epoch_ms, from_epoch_ms, to_milliseconds
 from nx_signal.ports import Now
 from nx_signal.store.driver import NO_IDS, Dialect, Inserted, Row, Tx
@@ -38,15 +39,16 @@ DIALECT = Dialect(
 )
 
 
+_NUMBERS = ("id", "rev", "unread_after", "total_after", "unseen_after")
+_INSERT_COLUMNS = (*DRAFT_FIELDS, *_NUMBERS, "changed_rev", "created_at", "modified_at", "replaces")
 _INSERT = f"""
-INSERT INTO activity_notification (
-    {", ".join(DRAFT_FIELDS)}, id, rev, changed_rev, created_at, modified_at, unread_after, total_after,
-    unseen_after, replaces
-) VALUES (
-    {", ".join(f":{name}" for name in DRAFT_FIELDS)}, :id, :rev, :rev, :created_at, :created_at,
-    :unread, :total, :unseen, :replaces
-)
+INSERT INTO activity_notification ({", ".join(_INSERT_COLUMNS)})
+VALUES ({", ".join("?" for _ in _INSERT_COLUMNS)})
 """  # noqa: S608 - the columns are those of the model
+_draft_values = attrgetter(*DRAFT_FIELDS)
+_numbers_of = attrgetter("id", "rev", "unread", "total", "unseen")
+_DATA = DRAFT_FIELDS.index("data")
+_TIMES = [DRAFT_FIELDS.index(name) for name in DRAFT_TIMES]
 
 
 class SqliteTx:
@@ -136,12 +138,16 @@ class SqliteTx:
     async def write_rows(
         self, drafts: Sequence[Draft], data: Sequence[str], created_at: datetime, rows: Sequence[Inserted]
     ) -> None:
-        bound = []
+        # By position: names cost more than the rest of a row.
+        bound, created_ms = [], epoch_ms(created_at)
         for draft, text, row in zip(drafts, data, rows, strict=True):
-            values = {name: getattr(draft, name) for name in DRAFT_FIELDS}
-            values |= {name: getattr(row, name) for name in ("id", "rev", "unread", "total", "unseen")}
-            made = {"data": text, "created_at": created_at, "replaces": row.replaces or None}
-            bound.append(_bound(values | made))
+            values = [*_draft_values(draft), *_numbers_of(row), row.rev, created_ms, created_ms]
+            values.append(json.dumps(row.replaces) if row.replaces else None)
+            values[_DATA] = text
+            for place in _TIMES:
+                if values[place] is not None:
+                    values[place] = epoch_ms(values[place])
+            bound.append(values)
         self._connection.executemany(_INSERT, bound)
 
     async def script(self, sql: str) -> None:

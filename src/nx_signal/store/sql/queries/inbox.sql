@@ -28,12 +28,11 @@ WHERE recipient_id = :recipient_id AND created_at >= :since AND created_at < :un
 ORDER BY rev DESC
 LIMIT :limit;
 
--- name: newest_of_key
--- The newest of an organization's with this key that the recipient ever had.
-SELECT id, created_at, occurred_at FROM activity_notification
+-- name: had_newer
+SELECT 1 AS found FROM activity_notification
 WHERE recipient_id = :recipient_id AND collapse_key = :collapse_key
     AND coalesce(organizer_id, '') = :organizer_id
-ORDER BY occurred_at DESC
+    AND occurred_at > :occurred_at AND created_at <= :at
 LIMIT 1;
 
 -- name: count_rows_of

@@ -19,7 +19,7 @@ SET content = given.content, content_html = given.content_html, action_url = giv
 FROM (
     SELECT r.*, t.content, t.content_html, t.action_url, seen.is_read, seen.read_at
     FROM json_to_recordset(:rows::json) AS r (id bigint, recipient_id text, rev bigint, text bigint)
-    JOIN inbox_row seen ON seen.id = r.id AND seen.recipient_id = r.recipient_id
+    JOIN reached_row seen ON seen.id = r.id AND seen.recipient_id = r.recipient_id
     JOIN json_to_recordset(:texts::json) AS t (text bigint, content text, content_html text, action_url text)
         USING (text)
 ) AS given

@@ -22,7 +22,7 @@ FROM (
         json_extract(t.value, '$.content_html') AS content_html,
         json_extract(t.value, '$.action_url') AS action_url, seen.is_read, seen.read_at
     FROM json_each(:rows) AS r
-    CROSS JOIN inbox_row AS seen
+    CROSS JOIN reached_row AS seen
         ON seen.id = json_extract(r.value, '$.id')
         AND seen.recipient_id = json_extract(r.value, '$.recipient_id')
     JOIN json_each(:texts) AS t ON json_extract(t.value, '$.text') = json_extract(r.value, '$.text')
