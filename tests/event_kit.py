@@ -48,6 +48,22 @@ async def verify(token: str) -> Principal:
     return principal(token)
 
 
+def a_draft(user: str, activity: str, bytes_each: int = 1) -> Draft:
+    return Draft(
+        recipient_id=user,
+        activity_id=activity,
+        type="T",
+        organizer_id="o",
+        merchant_id=None,
+        subject=None,
+        locale="en",
+        content="c" * bytes_each,
+        content_html="<p>c</p>",
+        action_url=None,
+        data={"n": activity},
+    )
+
+
 class Reader:
     """A client: its end of the connection, and what it parsed so far."""
 
@@ -153,19 +169,7 @@ class EventInstance:
     async def notify(self, user: str, *activities: str, bytes_each: int = 1) -> None:
         """A notification for each."""
         for activity in activities:
-            draft = Draft(
-                recipient_id=user,
-                activity_id=activity,
-                type="T",
-                organizer_id="o",
-                merchant_id=None,
-                subject=None,
-                locale="en",
-                content="c" * bytes_each,
-                content_html="<p>c</p>",
-                action_url=None,
-                data={"n": activity},
-            )
+            draft = a_draft(user, activity, bytes_each)
             self.hub.announce(await self.database.inbox.insert([draft]))
 
     async def connect_and_leave(self, user: str = "u1") -> None:

@@ -17,7 +17,8 @@ from nx_signal.model import InboxFilter, Unknown
 from nx_signal.model.wire import CREATED, DELETED, READ, UPDATED
 
 if TYPE_CHECKING:
-    from sim_world import Instance, World
+    from sim_instance import Instance
+    from sim_world import World
 
 HEARTBEAT_S = 600.0
 FIRST_PAUSE_S = 1.0

@@ -46,7 +46,8 @@ from nx_signal.store.marks import MarkAll, MarkOfAll
 from nx_signal.store.rows import lock
 
 if TYPE_CHECKING:
-    from sim_world import Instance, World
+    from sim_instance import Instance
+    from sim_world import World
 
 here: ContextVar[Instance | None] = ContextVar("here", default=None)
 """whose task this is: the store may be out of reach for one instance alone"""

@@ -18,7 +18,7 @@ from nx_signal.errors import RateExceeded, Stopping, StoreUnavailable
 from nx_signal.sse.encoding import read_place
 
 if TYPE_CHECKING:
-    from sim_world import Instance
+    from sim_instance import Instance
 
 ANSWER = b"HTTP/1.1 200 OK\r\n\r\n"
 HANDED_OVER_S = (0.0, 0.0, 0.01, 1.0)

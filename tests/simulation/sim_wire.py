@@ -26,7 +26,7 @@ from nx_signal.websocket.sealing import IV_BYTES, b64
 
 if TYPE_CHECKING:
     from sim_devices import Device
-    from sim_world import Instance
+    from sim_instance import Instance
 
 
 def fakes() -> Mapping[Any, Mapping[str, Any]]:

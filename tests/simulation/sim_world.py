@@ -1,8 +1,9 @@
 """Whole instances, their clients and their faults in one Trio run that a seed decides entirely.
 
 An instance is composed by nx_signal.composition over the memory adapters, and runs without REST and sockets:
-delivery, pipeline, supervised relay, supervised source, and `WebSocketServer`. Sealing is left out; bounds
-are small, so that each of them is met. Set PYTHONHASHSEED: sets of strings have an order too."""
+delivery, pipeline, supervised relay, supervised source, `WebSocketServer`, `EventServer` and `Polling`.
+Sealing is left out; bounds are small, so that each of them is met. Set PYTHONHASHSEED: sets of strings have
+an order too."""
 
 from __future__ import annotations
 
@@ -10,13 +11,11 @@ import hashlib
 import json
 import random
 import sqlite3
-import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from unittest.mock import patch
 
 import msgspec
@@ -24,12 +23,11 @@ import trio
 import trio._core._run as trio_run
 from sim_devices import Device
 from sim_inbox import InboxAt, head_at
+from sim_instance import Instance, SimTopic, traced
 from sim_operations import (
     FAKES,
     Operations,
     here,
-    registry,
-    renderer,
 )
 from sim_operations import (
     SMALL_BOUNDS as SMALL_PORTIONS,
@@ -56,17 +54,14 @@ from trio.testing import MockClock
 
 import memory_relay
 import memory_source
-from gate_kit import a_visit
-from memory_relay import MemoryBroker, MemoryRelay
-from memory_source import MemorySource, MemoryTopic
+from memory_relay import MemoryBroker
 from nx_signal.activities import drafts, processor
 from nx_signal.activities import recipients as recipients_of
 from nx_signal.activities.in_hand import CRASHES, SET_ASIDE
 from nx_signal.adapters.sqlite.memory import MemoryDatabase
-from nx_signal.composition import compose
 from nx_signal.delivery import backlog, cursor, hub, membership, peers, recovery
 from nx_signal.delivery.session import payload_of
-from nx_signal.errors import RelayLost, StoreUnavailable
+from nx_signal.errors import StoreUnavailable
 from nx_signal.inbox.service import Inbox
 from nx_signal.model import (
     Change,
@@ -79,14 +74,9 @@ from nx_signal.model import (
     Unknown,
 )
 from nx_signal.model.wire import CREATED
-from nx_signal.ports import Batch, RelayEvent
 from nx_signal.store.driver import Tx
 from nx_signal.store.inbox import changes_since
-from nx_signal.supervise import supervise
 from nx_signal.websocket import protocol
-from stream_kit import static_key
-
-T = TypeVar("T")
 
 SMALL_BOUNDS: Mapping[Any, Mapping[str, float]] = {
     hub: {"PUSHES_PER_CHECKPOINT": 8},
@@ -103,9 +93,6 @@ SMALL_BOUNDS: Mapping[Any, Mapping[str, float]] = {
     protocol: {"HEARTBEAT_TIMEOUT_S": 900.0},
     peers: {"PRESENCE_EVERY_S": 60.0, "ABSENT_AFTER_S": 210.0, "FORGOTTEN_AFTER_S": 210.0},
 }
-BATCHES_WAITING = 2
-ANNOUNCEMENTS_WAITING = 8
-RELAYED_WAITING = 4
 STALL_S = 30.0
 QUIET_S = 100.0
 """After the faults: every back-off and presence is over; two sweeps are added."""
@@ -136,10 +123,6 @@ class Outcome:
     @property
     def digest(self) -> str:
         return hashlib.sha256("\n".join(self.history).encode()).hexdigest()[:16]
-
-
-class Violation(Exception):
-    """An invariant does not hold."""
 
 
 def simulate(plan: Plan) -> Outcome:
@@ -185,187 +168,6 @@ class Steps(trio.abc.Instrument):
         self.count += 1
         if self.count == MAX_STEPS:
             self.too_many()
-
-
-# --- the other parts of the world --------------------------------------------------------------------
-
-
-class SimTopic(MemoryTopic):
-    """Lets nothing be committed that is not dealt with."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(PARTITIONS, "topic")
-        self.world = world
-
-    def end(self, partition: int) -> int:
-        return len(self._logs[partition])
-
-    def commit(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        before = list(self._committed)
-        super().commit(offsets)
-        for partition, offset in enumerate(self._committed):
-            for position in range(before[partition], offset):
-                self.world.committed(partition, position)
-
-
-class SimRelay(MemoryRelay):
-    def __init__(self, world: World, instance: Instance, server_id: str) -> None:
-        super().__init__(world.broker, server_id)
-        self.world = world
-        self.instance = instance
-
-    async def run(
-        self,
-        outbound: trio.MemoryReceiveChannel[tuple[RelayMessage, ...]],
-        inbound: trio.MemorySendChannel[RelayEvent],
-        task_status: trio.TaskStatus[None],
-    ) -> None:
-        if self.instance.deaf:
-            raise RelayLost("The broker does not answer.")
-        await super().run(outbound, inbound, task_status)
-
-    def enqueue(self, message: RelayMessage) -> None:
-        world = self.world
-        sender = int((message.server_id or "i0").partition(".")[0][1:])
-        if sender in world.operations.older:
-            message = msgspec.structs.replace(message, history=None, after=None)
-        if (sender, self.instance.number) in world.apart_now or world.rng.random() < world.loss_share:
-            return
-        if world.jitter_s:
-            world.nursery.start_soon(self._late, message, world.rng.uniform(0, world.jitter_s))
-        else:
-            super().enqueue(message)
-
-    async def _late(self, message: RelayMessage, delay_s: float) -> None:
-        await trio.sleep(delay_s)
-        super().enqueue(message)
-
-
-class Instance:
-    """One process, that may die at any await and be started again with nothing but its number."""
-
-    def __init__(self, world: World, number: int) -> None:
-        self.world = world
-        self.number = number
-        self.up = False
-        self.running = False
-        self.boots = 0
-        self.deaf = self.source_cut = self.relay_cut = self.store_cut = False
-        self.links: dict[Link, None] = {}
-        self.visit = a_visit()
-        """of every connection: it counts for no bound"""
-        self.life = trio.CancelScope()
-
-    async def live(self) -> None:
-        """From its start to its death: nx_signal.service.run, in memory."""
-        world = self.world
-        here.set(self)
-        self.boots += 1
-        self.running = True
-        world.note(f"i{self.number} boots")
-        server_id = f"i{self.number}.{self.boots}"
-        self.life = trio.CancelScope()
-        announcements = ANNOUNCEMENTS_WAITING if world.plan.sweep_s != NEVER_S else 10**6
-        to_pipeline, batches = trio.open_memory_channel[Batch](BATCHES_WAITING)
-        to_relay, outbound = trio.open_memory_channel[tuple[RelayMessage, ...]](announcements)
-        from_relay, inbound = trio.open_memory_channel[RelayEvent](RELAYED_WAITING)
-        self.relay = SimRelay(world, self, server_id)
-        self.source = MemorySource("source", world.topic)
-        self.parts = compose(
-            server_id=server_id,
-            database=world.database,
-            relay=self.relay,
-            to_relay=to_relay,
-            registry=registry,
-            renderer=renderer,
-            verify=world.verify,
-            static_key=static_key,
-            now=world.now,
-            resume_limit=world.plan.resume_limit,
-            sweep_s=world.plan.sweep_s,
-            client_buffer_bytes=1,
-            rate_factor=1.0,
-            sources=[self.source.name],
-            retention_days=world.plan.retention_days,
-        )
-        self.delivery, self.pipeline, self.inbox = self.parts.delivery, self.parts.pipeline, self.parts.inbox
-        self.hub, self.operator = self.delivery.hub, self.delivery.operator
-        self.websocket = self.parts.websocket
-        if self.relay_cut:
-            world.broker.cut(server_id)
-        if self.source_cut:
-            self.source.cut()
-        try:
-            with self.life:
-                async with trio.open_nursery() as self.nursery:
-                    await self.nursery.start(self.delivery.run, inbound)
-                    await self.nursery.start(self.pipeline.run, batches)
-                    part_up = partial(supervise, health=self.parts.health)
-                    self.nursery.start_soon(
-                        part_up, "relay", partial(self.delivery.run_relay, outbound, from_relay)
-                    )
-                    self.nursery.start_soon(part_up, self.source.name, partial(self.source.run, to_pipeline))
-                    self.nursery.start_soon(self.parts.maintenance.run)
-                    self.up = True
-                    await trio.sleep_forever()
-        except Exception as error:
-            world.violate(f"instance {self.number} died: {_shown(error)}")
-        finally:
-            self.up = self.running = False
-
-    def die(self, silent_s: float = 0.0) -> None:
-        """Kill it. Its devices learn it at once, or when `silent_s` have passed."""
-        self.world.note(f"i{self.number} dies")
-        self.world.losses += 1
-        self.up = False
-        for link in self.links:
-            link.wire.closed = link.lost = True
-            self.world.nursery.start_soon(_end_later, link, silent_s)
-        self.life.cancel()
-
-    async def drain(self) -> None:
-        self.up = False
-        with trio.move_on_after(15):
-            self.parts.events.stop()
-            self.parts.polling.stop()
-            await self.delivery.drain(7.5)
-            await self.pipeline.finish()
-        self.die()
-
-    async def serve(self, link: Link) -> None:
-        here.set(self)
-        self.links[link] = None
-        try:
-            await link.run()
-        except Exception as error:
-            self.world.violate(f"a connection of {link.device} failed: {_shown(error)}")
-        finally:
-            del self.links[link]
-            if not link.lost:
-                link.device.ended(link)
-
-    async def perform(self, ask: Callable[[], Awaitable[T]]) -> T | None:
-        """A request to it; None when it dies meanwhile or cannot reach the store."""
-        answer: list[T] = []
-        done = trio.Event()
-
-        async def answered() -> None:
-            here.set(self)
-            try:
-                answer.append(await ask())
-            except StoreUnavailable:
-                pass
-            finally:
-                done.set()
-
-        self.nursery.start_soon(answered)
-        await done.wait()
-        return answer[0] if answer else None
-
-
-async def _end_later(link: Link, after_s: float) -> None:
-    await trio.sleep(after_s)
-    link.over.set()
 
 
 class World:
@@ -657,7 +459,7 @@ class World:
                 self.ended_s = trio.current_time()
                 self.nursery.cancel_scope.cancel()
         except Exception as error:
-            self.violation = self.violation or f"the simulation failed: {_shown(error)}"
+            self.violation = self.violation or f"the simulation failed: {traced(error)}"
         finally:
             for image in self.images:
                 image.database.close()
@@ -1060,7 +862,3 @@ class Image:
     logs: Mapping[str, list[Change]]
     held: set[tuple[str, str]]
     truncated: Mapping[str, int]
-
-
-def _shown(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))

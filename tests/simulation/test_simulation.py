@@ -1,5 +1,5 @@
-"""Three instances and a hundred clients, hours of simulated time, whatever may go wrong: what a client is
-owed holds under every seed. `scripts/simulate --seed N --verbose` shows one run."""
+"""Three instances and a hundred clients of every transport, hours of simulated time, whatever may go wrong:
+what a client is owed holds under every seed. `scripts/simulate --seed N --verbose` shows one run."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ BROKEN: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "a page is of two snapshots": (InboxStore, "page", page_then_head, "a page of"),
     "a replayed record gets another identity": (replay, "Record", misplaced, "no recipient|is not stored"),
     "a replayed letter stays": (DeadLetters, "remove", not_removed, "dead letters"),
-    "a change that is not known is replayed": (Cursor, "_is_incomplete", replays_unknown, "died"),
+    "a change that is not known is replayed": (Cursor, "_is_incomplete", replays_unknown, "has no frame"),
     "a client that stays and is far behind is reset": (Cursor, "changes_read", limited_always, "reset from"),
     "Last-Event-ID is ignored": (EventServer, "open", opened_anew, "a state of"),
     "a poll skips a change": (Polling, "_read", one_skipped, "came after"),

@@ -131,7 +131,10 @@ def test_the_contract_names_every_permission_topic_and_error_code() -> None:
     assert len(pushed) >= 5
     for topic in pushed | {GOAWAY, EXPIRING}:
         assert f"`{topic}`" in text
-    for code in problem._CODES.values():
+    raised = re.compile(r'Problem\(\d+, [^\n]*, "([a-z_]+)"')
+    named = {code for path in SOURCES for code in raised.findall(path.read_text("utf-8"))}
+    assert len(named) >= 5
+    for code in {*problem._CODES.values(), *named}:
         assert f"`{code}`" in text, code
     for event_type in SHIPPED:
         assert f"`{event_type.name}`" in text

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from event_kit import EventInstance, principal
+from event_kit import EventInstance, a_draft, principal
 from memory_relay import MemoryBroker
 from nx_signal.delivery.polling import Polled
 from nx_signal.errors import SessionsFull, StoreUnavailable
@@ -177,6 +177,33 @@ async def test_a_change_between_the_read_and_the_wait_is_answered_at_once(
         began = trio.current_time()
         assert revs(await poll(instance)) == [1]
         assert trio.current_time() - began < 1
+
+
+async def test_a_change_that_ends_the_wait_is_answered_without_another_read(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with EventInstance().running() as instance, trio.open_nursery() as nursery:
+        await instance.notify("u1", "a")
+        waiter, store = Waiter(nursery, instance, rev=1), instance.database.inbox
+        await trio.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "changes_since", None)
+            await instance.notify("u1", "b", "c")
+            pushed = await waiter.answer()
+        assert pushed == await poll(instance, 1, limit=len(pushed.changes))
+        assert revs(pushed)[0] == 2
+
+
+async def test_more_than_the_limit_at_once_is_cut_and_the_counts_are_those_of_now(
+    autojump_clock: MockClock,
+) -> None:
+    async with EventInstance().running() as instance, trio.open_nursery() as nursery:
+        waiter, store = Waiter(nursery, instance, limit=1), instance.database.inbox
+        await trio.sleep(1)
+        changes = [change for id in "abc" for change in await store.insert([a_draft("u1", id)])]
+        instance.hub.announce(changes)
+        polled = await waiter.answer()
+        assert (revs(polled), polled.rev, polled.head.unread) == ([1], 1, 3)
 
 
 async def test_a_client_that_goes_away_ends_the_wait(autojump_clock: MockClock) -> None:

@@ -1,19 +1,23 @@
 """Long polling: the changes after a revision, at once or as soon as there are any.
 
-Each call decides by one read of the store, as a session's cursor does. It waits as a session whose transport
-keeps nothing: what would be pushed to it is a reason to read again."""
+Each call decides by one read of the store, as a session's cursor does. It waits as a session, and answers
+what is pushed to it: a change for many that wait costs no read for each. Only where something else ends the
+wait the store is read again."""
 
 from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import trio
 
 from nx_signal.delivery.admission import Admission
 from nx_signal.delivery.cursor import Cursor, PushChange, PushState
 from nx_signal.delivery.session import payload_of
+from nx_signal.delivery.topics import NOTIFICATIONS, STATE
 from nx_signal.delivery.transport import CloseReason, FrameKind, PushResult
 from nx_signal.model import InboxSummary, Principal
 from nx_signal.ports import Now
@@ -33,6 +37,22 @@ class Polled(NamedTuple):
     history: str | None
     head: InboxSummary
     reset: bool
+
+
+class _Place(msgspec.Struct):
+    rev: int
+    history: str
+    unread: int
+    unseen: int
+    total: int
+
+
+class _Change(msgspec.Struct):
+    event: str
+    data: _Place
+
+
+_decode_change = msgspec.json.Decoder(_Change).decode
 
 
 class Polling:
@@ -68,7 +88,7 @@ class Polling:
             return polled
         self._admission.require_room(principal.user_id)
         wait_s = min(wait_s, (principal.expires_at - self._now()).total_seconds())
-        waiting = _Waiting()
+        waiting = _Waiting(limit)
         session = self._admission.open(str(uuid.uuid4()), principal, waiting)
         with trio.move_on_after(wait_s):
             self._waiting.add(waiting)
@@ -80,6 +100,8 @@ class Polling:
             finally:
                 self._waiting.discard(waiting)
                 self._admission.release(session)
+        if (pushed := _answer(principal.user_id, polled.rev, waiting.pushed, limit)) is not None:
+            return pushed
         return await self._read(principal.user_id, rev, history, limit)
 
     async def _wait(self, waiting: _Waiting, gone: trio.Event | None) -> None:
@@ -112,11 +134,31 @@ class Polling:
             waiting.over.set()
 
 
-class _Waiting:
-    """The transport of a session that waits. `over`: there is something to read, or it is to be closed."""
+def _answer(user_id: str, rev: int, pushed: Sequence[bytes], limit: int) -> Polled | None:
+    """Of what was pushed after `rev`. None where that is not one to `limit` changes with their counts: it may
+    be of a release that states fewer of them, concern the connection, or be a reset."""
+    if not 1 <= len(pushed) <= limit:
+        return None
+    try:
+        changes = [_decode_change(payload) for payload in pushed]
+    except msgspec.DecodeError:
+        return None
+    for next_rev, change in enumerate(changes, rev + 1):
+        if change.event == STATE or not change.event.startswith(NOTIFICATIONS) or change.data.rev != next_rev:
+            return None
+    last = changes[-1].data
+    head = InboxSummary(user_id, last.rev, last.total, last.unread, last.history, last.unseen)
+    return Polled(tuple(pushed), last.rev, last.history, head, reset=False)
 
-    def __init__(self) -> None:
+
+class _Waiting:
+    """The transport of a session that waits. `over`: it is to be answered. `pushed`: up to one more than it
+    may be answered."""
+
+    def __init__(self, limit: int) -> None:
         self.over = trio.Event()
+        self.pushed: list[bytes] = []
+        self._limit = limit
 
     encrypted = False
     queued_bytes = 0
@@ -126,8 +168,12 @@ class _Waiting:
         self.over.set()
 
     def push(self, payload: bytes, kind: FrameKind) -> PushResult:
-        if kind is FrameKind.LOG:
-            self.over.set()
+        if kind is not FrameKind.LOG:
+            return PushResult.TAKEN
+        self.over.set()
+        if len(self.pushed) > self._limit:
+            return PushResult.REFUSED
+        self.pushed.append(payload)
         return PushResult.TAKEN
 
     def close(self, reason: CloseReason) -> None:
