@@ -80,6 +80,7 @@ def test_a_difference_is_named_and_ends_with_status_1(
     assert lines == [
         "'u07': total is 10, the rows and the log give 9",
         "'u07': unread is 10, the rows and the log give 9",
+        "'u07': unseen is 10, the rows and the log give 9",
         "'u07': revisions is 10, the rows and the log give 9",
         "'u07': total of T is 10, the rows and the log give 9",
         "'u07': unread of T is 10, the rows and the log give 9",
