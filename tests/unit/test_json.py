@@ -40,7 +40,7 @@ DEPTHS = (190, 199, 200, 201, 202, 500, *range(930, 1_000, 10), 100_000)
 ROOT = Path(nx_signal.__file__).parent
 OWN = {
     *("model/text.py", "store/dead_letters.py", "store/rows.py", "store/tickets.py"),
-    *("activities/identity.py", "sse/encoding.py"),
+    *("activities/identity.py", "delivery/polling.py", "sse/encoding.py"),
 }
 """These read what this service has written."""
 

@@ -55,8 +55,8 @@ NAMES = (
 
 _JSON = re.compile(r"[^/\s]+/(?:json|[^/\s]*\+json)", re.IGNORECASE)
 _FORMAT = re.compile(rb"application/cloudevents(-batch)?(\+[a-z0-9.-]+)?", re.IGNORECASE)
-_ESCAPED_LETTER = b"\\u00"
-"""As in the name of a field that is spelled with escapes."""
+_ESCAPED_LETTERS = (b"\\u006", b"\\u007")
+"""Begin a small letter of ASCII, as in the name of a field that is spelled with escapes."""
 _CREATE = msgspec.Raw(b'"create"')
 _object = JsonDecoder[dict[str, msgspec.Raw]](dict[str, msgspec.Raw])
 _raw = JsonDecoder[msgspec.Raw](msgspec.Raw)
@@ -128,7 +128,7 @@ def _event_of(value: bytes, headers: Mapping[str, bytes]) -> Attributes | None:
         return _unless_kept(fields_of(value))
     if is_event(headers):
         return _composed_of(value, headers)
-    if b'"specversion"' in value or _ESCAPED_LETTER in value:
+    if b'"specversion"' in value or any(letter in value for letter in _ESCAPED_LETTERS):
         event = _unless_kept(fields_of(value))
         if event is not None and "specversion" in event:
             return event
