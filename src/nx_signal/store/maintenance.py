@@ -83,6 +83,7 @@ async def _expire(tx: Tx, before_id: int, limit: int) -> _Expiry | None:
     if owner is None or not await _alone(tx):
         return None
     head = await lock(tx, owner["recipient_id"])
+    await tx.all("lock_unapplied", recipient_ids=[head.recipient_id])
     oldest = await tx.all("oldest", recipient_id=head.recipient_id, limit=limit + 1, seen_rev=head.seen_rev)
     done = _expiry(head, oldest, before_id, limit)
     if done is not None:
