@@ -387,4 +387,5 @@ async def test_from_10_to_7_to_12_every_client_shows_what_the_store_has(deployme
 async def state(deployment: Deployment, *, reset: bool) -> dict[str, Any]:
     """The state that is due now."""
     counted = (await trio.to_thread.run_sync(deployment.call, "GET", "/notifications/count")).json()
-    return {name: counted[name] for name in ("rev", "history", "unread", "total")} | {"reset": reset}
+    names = ("rev", "history", "unread", "unseen", "total")
+    return {name: counted[name] for name in names} | {"reset": reset}
