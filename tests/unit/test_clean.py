@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nx_signal.activities import clean
@@ -18,6 +18,8 @@ _NEVER = "\xad\u034f\u115f\u1160\u180e\u200b\u200f\u202e\u2060\u2066\u3164\ue000
 _AT_TIMES = "\u200c\u200d\ufe00\ufe0f\u180b\U000e0067\U000e0062\U000e0100\U000e007f\u2028\t"
 
 
+@example("\u0627\u200c\u180b")  # a joiner beside a selector that is removed
+@example("a\u180b\u200c\u0627")
 @given(st.text(st.sampled_from(_SEEN + _NEVER + _AT_TIMES), max_size=60))
 def test_text_of_any_scripts_with_what_is_not_seen_is_cleaned_once_for_all(text: str) -> None:
     assert one_line(one_line(text)) == one_line(text) and cleaned(cleaned(text)) == cleaned(text)

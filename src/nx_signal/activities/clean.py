@@ -80,7 +80,8 @@ _KEPT = re.compile(
     "|\U000e0077\U000e006c\U000e0073)\U000e007f)?"  # the flags of England, Scotland and Wales
     "|[0-9#*]\ufe0f\u20e3"  # a key
     f"|[{_IDEOGRAPHS}][{_VARIANTS}]|[{_MONGOLIAN}][{_MONGOLIAN_SELECTORS}]"
-    f"|(?<=[{_JOINED}])[{_JOINERS}](?=[{_JOINED}])|(?<=[{_VIRAMAS}])[{_JOINERS}]"
+    f"|(?:(?<=[{_JOINED}])(?<![{_MONGOLIAN_SELECTORS}])|(?<=[{_MONGOLIAN}][{_MONGOLIAN_SELECTORS}]))"
+    f"[{_JOINERS}](?=[{_JOINED}])(?![{_MONGOLIAN_SELECTORS}])|(?<=[{_VIRAMAS}])[{_JOINERS}]"
     f"|(?P<not_kept>[{_CONTEXTUAL}])"
 )
 _LEADING = re.compile(rf"[\s{_MARKS}{_CONTEXTUAL}]+")
