@@ -25,7 +25,7 @@ SOME: Any = ANY
 
 
 class Clock:
-    """Stands still until told."""
+    """Stands still until it is moved."""
 
     def __init__(self) -> None:
         self.time = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)

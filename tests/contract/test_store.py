@@ -239,7 +239,7 @@ async def test_a_hostile_key_finds_nothing_or_is_refused(inbox: InboxStore, text
         assert not found
 
     await nothing(inbox.get(text, 1))
-    await nothing(inbox.mark_read(text, 1, None))
+    await nothing(inbox.mark(text, 1, "read", None))
     await nothing(inbox.delete(text, 1))
     for where in (ANY, InboxFilter.of(type=text), InboxFilter.of(subject=text)):
         await nothing(_rows(inbox, text, where))
@@ -298,7 +298,7 @@ async def a_history(inbox: InboxStore, user: str, clock: Clock) -> list[Any]:
     first = await create()
     second = await create(type="ORDER_COMPLETED")
     clock.tick()
-    log.append((await inbox.mark_read(user, first.id, "client-1"))[1])  # type: ignore[index]
+    log.append((await inbox.mark(user, first.id, "read", "client-1"))[1])  # type: ignore[index]
     third = await create(subject=None)
     log.append(await inbox.delete(user, second.id))
     log.append(await inbox.delete(user, first.id))
@@ -366,7 +366,7 @@ async def test_a_backlog_is_one_snapshot(inbox: InboxStore) -> None:
         for n in range(40):
             rows = [row_of(c) for c in await inbox.insert([a_draft(u) for u in users])]
             if n % 3 == 0:
-                await inbox.mark_read(users[0], rows[0].id, None)
+                await inbox.mark(users[0], rows[0].id, "read", None)
                 await inbox.delete(users[1], rows[1].id)
         done = True
 
@@ -485,7 +485,7 @@ async def test_a_filter_holds_for_pages_and_counts(
         a_draft(user, merchant_id="m2", organizer_id=None),
     ]
     ids = [row_of(c).id for c in await inbox.insert(drafts)]
-    await inbox.mark_read(user, ids[1], None)
+    await inbox.mark(user, ids[1], "read", None)
     (gone,) = await written(inbox, user)
     await inbox.delete(user, gone.id)
 
@@ -530,7 +530,7 @@ async def test_nobody_reaches_another_users_rows(inbox: InboxStore, user: str) -
     (row,) = await written(inbox, user)
     head = (await inbox.summaries([user]))[user]
     assert await inbox.get(other, row.id) is None
-    assert await inbox.mark_read(other, row.id, None) is None
+    assert await inbox.mark(other, row.id, "read", None) is None
     assert await inbox.delete(other, row.id) is None
     assert (await inbox.mark_all_read(other, None, None, None, None))[0] == 0
     assert await everything(inbox, other) == []
@@ -544,7 +544,7 @@ async def test_nobody_reaches_another_users_rows(inbox: InboxStore, user: str) -
 async def test_an_id_that_is_nobodys_gives_none(inbox: InboxStore, user: str, id: int) -> None:
     await written(inbox, user)
     assert await inbox.get(user, id) is None
-    assert await inbox.mark_read(user, id, None) is None
+    assert await inbox.mark(user, id, "read", None) is None
     assert await inbox.delete(user, id) is None
     assert (await inbox.summaries([user]))[user].rev == 1
 
@@ -557,7 +557,7 @@ async def test_reading_a_row_is_a_change_with_the_next_revision(
 ) -> None:
     rows = await written(inbox, user, 2)
     read_at = clock.tick()
-    result = await inbox.mark_read(user, rows[0].id, "client-1")
+    result = await inbox.mark(user, rows[0].id, "read", "client-1")
     assert result is not None
     row, change = result
     assert change == Read(
@@ -582,10 +582,10 @@ async def test_reading_a_row_is_a_change_with_the_next_revision(
 
 async def test_a_row_read_again_keeps_its_first_time(inbox: InboxStore, user: str, clock: Clock) -> None:
     (row,) = await written(inbox, user)
-    first = await inbox.mark_read(user, row.id, None)
+    first = await inbox.mark(user, row.id, "read", None)
     assert first is not None
     clock.tick(5000)
-    assert await inbox.mark_read(user, row.id, None) == (first[0], None)
+    assert await inbox.mark(user, row.id, "read", None) == (first[0], None)
     assert (await inbox.mark_all_read(user, None, None, None, None))[0] == 0
     assert await inbox.get(user, row.id) == first[0]
     assert (await inbox.summaries([user]))[user] == InboxSummary(user, 2, 1, 0, SOME)
@@ -595,14 +595,14 @@ async def test_a_deleted_row_cannot_be_read(inbox: InboxStore, user: str) -> Non
     (row,) = await written(inbox, user)
     await inbox.delete(user, row.id)
     assert await inbox.get(user, row.id) is None
-    assert await inbox.mark_read(user, row.id, None) is None
+    assert await inbox.mark(user, row.id, "read", None) is None
     assert (await inbox.mark_all_read(user, None, None, None, None))[0] == 0
 
 
 async def test_reading_all_is_one_revision(inbox: InboxStore, user: str, clock: Clock) -> None:
     rows = await written(inbox, user, 4)
     await inbox.delete(user, rows[0].id)
-    await inbox.mark_read(user, rows[1].id, None)
+    await inbox.mark(user, rows[1].id, "read", None)
     read_at = clock.tick()
     updated, head, time, change = await inbox.mark_all_read(user, None, None, None, "client-1")
     assert (updated, head, time) == (2, InboxSummary(user, 7, 3, 0, SOME), read_at)
@@ -685,7 +685,7 @@ async def test_reading_all_of_a_type_and_subject_leaves_the_others(
 
 async def test_deleting_is_a_change_and_counts_an_unread_row_out(inbox: InboxStore, user: str) -> None:
     unread, read = await written(inbox, user, 2)
-    await inbox.mark_read(user, read.id, None)
+    await inbox.mark(user, read.id, "read", None)
     assert await inbox.delete(user, read.id) == Deleted(user, 4, 1, 1, 1, SOME, SOME, ids=(read.id,))
     assert await inbox.delete(user, unread.id) == Deleted(user, 5, 0, 0, 0, SOME, SOME, ids=(unread.id,))
     assert (await inbox.summaries([user]))[user] == InboxSummary(user, 5, 0, 0, SOME)
@@ -712,7 +712,7 @@ async def test_concurrent_writers_leave_no_gap_and_do_not_deadlock(inbox: InboxS
                 order.reverse()
             for change in await inbox.insert([a_draft(user) for user in order]):
                 revs[change.recipient_id].append(change.rev)
-            result = await inbox.mark_read(order[0], row_of(change).id, None)
+            result = await inbox.mark(order[0], row_of(change).id, "read", None)
             assert result is None or result[1] is not None
             updated = await inbox.mark_all_read(order[1], 3, None, None, None)
             for done in (result and result[1], updated[3]):
@@ -791,7 +791,7 @@ async def test_a_limit_of_any_size_is_a_limit(inbox: InboxStore, user: str) -> N
 @pytest.mark.parametrize("nowhere", ["nul\0", "half \ud83d"])
 async def test_under_a_text_that_no_store_holds_nothing_is_found(inbox: InboxStore, nowhere: str) -> None:
     empty = InboxSummary(nowhere, 0, 0, 0)
-    assert await inbox.mark_read(nowhere, 1, None) is None
+    assert await inbox.mark(nowhere, 1, "read", None) is None
     assert (await inbox.mark_all_read(nowhere, None, None, None, None))[:2] == (0, empty)
     assert await inbox.delete(nowhere, 1) is None
     assert await inbox.get(nowhere, 1) is None

@@ -70,7 +70,7 @@ async def test_the_count_of_unread_is_right_where_the_older_one_was_read(
 ) -> None:
     await written(inbox, user)
     (old,) = await made(inbox, keyed(user, 1))
-    await inbox.mark_read(user, row_of(old).id, None)
+    await inbox.mark(user, row_of(old).id, "read", None)
     (new,) = await made(inbox, keyed(user, 2))
     assert (new.rev, new.unread, new.total) == (4, 2, 2)
     await require_clean(database, user)
@@ -265,7 +265,7 @@ async def test_what_a_release_of_before_creates_after_it_is_counted_from_there(
     sql(f"UPDATE activity_notification SET {of_before} WHERE id IN ({first.id}, {second.id})")  # noqa: S608
     found = (await inbox.changes_since({user: 3}, 10))[user].changes
     assert [(c.rev, c.unread, c.total, c.unseen) for c in found] == [(4, 2, 2, 2), (5, 3, 3, 3)]
-    await inbox.mark_read(user, first.id, None)
+    await inbox.mark(user, first.id, "read", None)
     (third,) = await written(inbox, user)
     sql(f"UPDATE activity_notification SET {of_before} WHERE id = {third.id}")  # noqa: S608
     (change,) = (await inbox.changes_since({user: 6}, 10))[user].changes

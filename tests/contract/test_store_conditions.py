@@ -35,7 +35,7 @@ async def four_rows(inbox: InboxStore, clock: Clock) -> tuple[str, list[Notifica
     for changes in ROWS:
         clock.tick()
         rows.append(row_of((await inbox.insert([a_draft(user, **changes)]))[0]))
-    await inbox.mark_read(user, rows[0].id, None)
+    await inbox.mark(user, rows[0].id, "read", None)
     return user, rows
 
 

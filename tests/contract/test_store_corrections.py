@@ -211,7 +211,7 @@ async def test_the_log_has_the_corrections_in_their_order(database: Database) ->
     ann, id = unique("ann"), unique("a")
     (row,) = await written(database.inbox, ann, activity_id=id)
     (first,) = await corrected(database, id)
-    await database.inbox.mark_read(ann, row.id, None)
+    await database.inbox.mark(ann, row.id, "read", None)
     (last,) = await corrected(database, id, position="t/0/2", action="retract", data={})
     found = (await database.inbox.changes_since({ann: 0}, 10))[ann]
     assert [change.rev for change in found.changes] == [1, 2, 3, 4]
@@ -225,7 +225,7 @@ async def test_a_retraction_removes_read_and_unread_rows_with_right_counts(datab
     rows = {user: (await written(database.inbox, user, activity_id=id))[0] for user in users}
     for user in users:
         await written(database.inbox, user, type="ORDER_COMPLETED")
-    await database.inbox.mark_read(users[0], rows[users[0]].id, None)
+    await database.inbox.mark(users[0], rows[users[0]].id, "read", None)
     await database.inbox.mark_all_read(users[1], None, None, None, None)
     changes = await corrected(database, id, action="retract", data={})
     assert [(change.recipient_id, change.unread, change.total) for change in changes] == [

@@ -24,7 +24,7 @@ async def a_log(database: Database, user: str) -> list[Change]:
     inbox = database.inbox
     made: list[Change] = [*await inbox.insert([a_draft(user) for _ in range(3)])]
     rows = await inbox.page(user, InboxFilter(), 10, None, 0)
-    marked = await inbox.mark_read(user, rows.rows[0].id, None)
+    marked = await inbox.mark(user, rows.rows[0].id, "read", None)
     assert marked is not None and marked[1] is not None
     made.append(marked[1])
     deleted = await inbox.delete(user, rows.rows[1].id)
@@ -112,7 +112,7 @@ async def test_where_the_log_was_removed_by_age_what_is_kept_follows_it(
     (row,) = await written(database.inbox, user)
     last = (await log(database, user))[-1]
     if newest != "a row":
-        marked = await database.inbox.mark_read(user, row.id, None)
+        marked = await database.inbox.mark(user, row.id, "read", None)
         assert marked is not None and marked[1] is not None
         last = marked[1]
     before = clock.tick(1_000)

@@ -164,7 +164,7 @@ async def test_a_row_that_counts_as_read_is_not_read_again_and_keeps_its_time(
     _, head, read_at, _ = await inbox.mark_all_read(user, None, None, None, None)
     clock.tick(1000)
     for row in made:
-        result = await inbox.mark_read(user, row.id, None)
+        result = await inbox.mark(user, row.id, "read", None)
         assert result is not None
         assert (result[0].is_read, result[0].read_at, result[1]) == (True, read_at, None)
     assert (await inbox.mark_all_read(user, None, None, None, None))[::3] == (0, None)
@@ -285,7 +285,7 @@ async def test_rows_of_an_age_are_gone_for_good_and_their_reader_is_told(
 ) -> None:
     inbox = empty.inbox
     old = await written(inbox, user, 3)
-    await inbox.mark_read(user, old[1].id, None)
+    await inbox.mark(user, old[1].id, "read", None)
     before = clock.tick(1000)
     kept = await written(inbox, user, 2)
     (change,) = await expired(empty, before)
@@ -348,7 +348,7 @@ async def test_a_replay_is_complete_or_shows_that_it_is_not(empty: Database, use
         clock.tick()
         log += await inbox.insert([a_draft(user), a_draft(user)])
         last = row_of(log[-1])
-        result = await inbox.mark_read(user, last.id, None)
+        result = await inbox.mark(user, last.id, "read", None)
         assert result is not None
         log.append(result[1])
         if n % 2:
@@ -380,7 +380,7 @@ async def test_an_inbox_of_which_nothing_is_kept_goes_on_with_its_revisions(
 ) -> None:
     inbox = empty.inbox
     made = await written(inbox, user, 2)
-    await inbox.mark_read(user, made[0].id, None)
+    await inbox.mark(user, made[0].id, "read", None)
     await expired(empty, clock.tick(1000))
     assert await head_of(inbox, user) == InboxSummary(user, 4, 0, 0, SOME)
     for rev in range(4):
@@ -440,7 +440,7 @@ async def test_of_the_changes_below_the_kept_log_the_last_one_stays(
         return sorted(row["rev"] for row in await tx.all("changed_since", **wanted))
 
     for row in await written(empty.inbox, user, 7):
-        await empty.inbox.mark_read(user, row.id, None)
+        await empty.inbox.mark(user, row.id, "read", None)
     before = clock.tick()
     await written(empty.inbox, user)
     assert await empty.driver.read(revisions) == list(range(8, 15))

@@ -107,7 +107,7 @@ async def test_what_is_seen_never_becomes_unseen(inbox: InboxStore, user: str) -
 
 async def test_seeing_nothing_new_is_no_change(inbox: InboxStore, user: str) -> None:
     (row,) = await written(inbox, user)
-    await inbox.mark_read(user, row.id, None)
+    await inbox.mark(user, row.id, "read", None)
     updated, head, change = await inbox.mark_all_seen(user, None, None)
     assert (updated, head.rev, change) == (0, 2, None)
     assert (await inbox.summaries([user]))[user] == head
@@ -115,11 +115,11 @@ async def test_seeing_nothing_new_is_no_change(inbox: InboxStore, user: str) -> 
 
 async def test_reading_a_row_is_seeing_it(inbox: InboxStore, user: str) -> None:
     first, second = await written(inbox, user, 2)
-    read = await inbox.mark_read(user, first.id, None)
+    read = await inbox.mark(user, first.id, "read", None)
     assert read is not None and read[0].is_seen
     assert await counts(inbox, user) == (2, 1, 1)
     await inbox.mark_all_seen(user, 2, None)
-    await inbox.mark_read(user, second.id, None)
+    await inbox.mark(user, second.id, "read", None)
     assert await counts(inbox, user) == (2, 0, 0)
 
 
@@ -161,7 +161,7 @@ async def test_reading_more_than_a_portion_counts_each_row_that_was_unseen_once(
 
 async def test_a_row_that_is_unread_again_stays_seen(inbox: InboxStore, user: str, clock: Clock) -> None:
     (row,) = await written(inbox, user)
-    await inbox.mark_read(user, row.id, None)
+    await inbox.mark(user, row.id, "read", None)
     at = clock.tick()
     marked = await inbox.mark(user, row.id, "unread", "phone")
     assert marked is not None
@@ -217,7 +217,7 @@ async def test_a_row_comes_back_from_the_archive_read_and_seen_as_it_was(
 ) -> None:
     unseen, unread, read = await written(inbox, user, 3)
     await inbox.mark_ids(user, [unread.id], "seen", None)
-    await inbox.mark_read(user, read.id, None)
+    await inbox.mark(user, read.id, "read", None)
     before = await listed(inbox, user)
     for row in (unseen, unread, read):
         await inbox.mark(user, row.id, "archive", None)
@@ -239,7 +239,7 @@ async def test_an_archived_row_may_be_marked_and_counts_stay(
 ) -> None:
     row, _ = await written(inbox, user, 2)
     if mark == "unread":
-        await inbox.mark_read(user, row.id, None)
+        await inbox.mark(user, row.id, "read", None)
     await inbox.mark(user, row.id, "archive", None)
     before = await counts(inbox, user)
     marked = await inbox.mark(user, row.id, mark, None)
@@ -394,7 +394,7 @@ async def test_more_are_a_change_for_each_portion_that_covers_all_below_it(
 async def test_only_what_is_read_is_archived_where_that_is_asked_for(inbox: InboxStore, user: str) -> None:
     rows = await written(inbox, user, 4)
     for row in (rows[0], rows[2]):
-        await inbox.mark_read(user, row.id, None)
+        await inbox.mark(user, row.id, "read", None)
     (change,) = await mark_all(inbox, MarkAll(user, "archive", 3, None, only_read=True))
     assert isinstance(change, Updated)
     assert (change.only_read, change.archived, change.up_to_rev) == (True, True, 3)

@@ -147,12 +147,12 @@ class Model:
     def confirm(self, change: Change | None) -> None:
         """It is the one that was written last, and follows the one before."""
         assert change is not None
-        assert told(change) == self.log[-1]
+        assert stated(change) == self.log[-1]
         assert change.after == self.history != change.history
         self.history = change.history
 
 
-def told(change: Change) -> tuple[Any, ...]:
+def stated(change: Change) -> tuple[Any, ...]:
     """A change in the model's words."""
     detail: Any
     if isinstance(change, Created):
@@ -295,7 +295,7 @@ class Run:
         model = self.models[who]
         id = self._nth_id(n)
         row = model.rows.get(id)
-        result = await self.inbox.mark_read(model.user, id, "origin")
+        result = await self.inbox.mark(model.user, id, "read", "origin")
         if row is None or row["deleted"]:
             assert result is None
             return
@@ -480,7 +480,7 @@ class Run:
                 backlog: ChangesSince = changes_since[model.user]
                 assert backlog.head == model.head()
                 since = max(rev, model.kept_after)
-                assert [told(change) for change in backlog.changes] == model.log[since : since + 4]
+                assert [stated(change) for change in backlog.changes] == model.log[since : since + 4]
         for model in self.models:
             for is_read in (None, False, True):
                 for type in (None, "A"):

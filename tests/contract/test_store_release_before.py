@@ -98,7 +98,7 @@ async def test_its_inbox_goes_on_with_counts_that_agree(database: Database, reco
         pass
     (made,) = await inbox.insert([a_draft(USER)])
     assert (made.rev, made.unread, made.total) == (14, 2, 9)
-    marked = await inbox.mark_read(USER, made.notification.id, None)
+    marked = await inbox.mark(USER, made.notification.id, "read", None)
     assert marked is not None
     read = await inbox.page(USER, InboxFilter.of(is_read=True), 1, None, 0)
     deleted = await inbox.delete(USER, read.rows[0].id)
@@ -140,7 +140,7 @@ async def test_what_it_writes_after_this_release_counts_as_unseen_once(
     assert (await inbox.summaries([USER]))[USER].unseen == 1
     (third,) = await inbox.insert([a_draft(USER)])
     assert (third.rev, third.unseen) == (rev + 1, 2)
-    await inbox.mark_read(USER, second.notification.id, None)
+    await inbox.mark(USER, second.notification.id, "read", None)
     assert (await inbox.summaries([USER]))[USER].unseen == 1
     assert (await database.maintenance.audit("", 10_000, 10**6)).drifts == ()
 

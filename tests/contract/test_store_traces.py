@@ -116,8 +116,8 @@ async def test_the_rows_of_an_activity_are_those_of_all_its_recipients(
     await database.inbox.insert([a_draft(users[1])])
     changes = await database.inbox.insert([a_draft(user, activity_id=activity) for user in users])
     created = {change.recipient_id: change for change in changes if isinstance(change, Created)}
-    await database.inbox.mark_read(users[2], created[users[2]].notification.id, None)
-    await database.inbox.mark_read(users[3], created[users[3]].notification.id, None)
+    await database.inbox.mark(users[2], created[users[2]].notification.id, "read", None)
+    await database.inbox.mark(users[3], created[users[3]].notification.id, "read", None)
     await database.inbox.delete(users[3], created[users[3]].notification.id)
     rows, total = await database.inbox.rows_of(activity, None, 10)
     scope = (a_draft(users[0]).organizer_id, a_draft(users[0]).merchant_id)

@@ -289,6 +289,6 @@ async def test_marks_as_read_come_too(autojump_clock: MockClock) -> None:
     async with EventInstance().running() as instance, instance.connect("u1") as reader:
         await instance.notify("u1", "a")
         (created,) = await reader.log(1)
-        await instance.parts.inbox.mark_read("u1", int(created.data["id"]), "me")
+        await instance.parts.inbox.mark("u1", int(created.data["id"]), "read", "me")
         read = await reader.until(READ)
         assert (read.data["rev"], read.data["origin"], read.data["ids"]) == (2, "me", [created.data["id"]])

@@ -103,7 +103,7 @@ async def write(instance: EventInstance, count: int, label: str) -> None:
         await trio.sleep(0.05)
         if n % 4 == 3:
             page = await instance.parts.inbox.page("u1", InboxFilter(), 1)
-            await instance.parts.inbox.mark_read("u1", page.rows[0].id)
+            await instance.parts.inbox.mark("u1", page.rows[0].id, "read")
         else:
             await instance.notify("u1", f"{label}{n}")
 

@@ -277,7 +277,7 @@ class Device:
         else:
             due = link.too_far and link.restores == world.restores
             self._check(not due, f"a state of {rev} at {self.rev} came where a reset was due")
-            self._check(link.owed, "a state that nobody asked for")
+            self._check(link.owed, "a state that was not requested")
             if self.rev is None:
                 self._check(
                     link.floor <= rev <= link.ceiling or world.restores > 0,

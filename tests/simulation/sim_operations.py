@@ -261,7 +261,7 @@ class Operations:
 
     async def _mark_read(self, one: Instance, reader: Inbox, user: str, id: int, _: str | None) -> None:
         restores, since = self.world.restores, self.world.head(user).rev
-        marked = await one.perform(partial(one.inbox.mark_read, user, id, "sim"))
+        marked = await one.perform(partial(one.inbox.mark, user, id, "read", "sim"))
         if marked is None:
             return
         got = await one.perform(partial(self._got, reader, user, id))

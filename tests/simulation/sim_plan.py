@@ -715,7 +715,7 @@ class _Author:
 
 
 def _at(moment_s: float) -> str:
-    """On a clock that nobody sets."""
+    """On a clock that is never set."""
     return format_timestamp(EPOCH + timedelta(seconds=moment_s))
 
 

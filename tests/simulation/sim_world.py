@@ -331,7 +331,7 @@ class World:
         return Resumed(rev, history, len(log), self.truncated[user], agrees, self.restores)
 
     def note_rows(self) -> None:
-        """Take in the rows written since the last time: none twice, none that nobody asked for."""
+        """Take in the rows written since the last time: none twice, none that is not expected."""
         self._read(self._stale(HEADS))
         self._note_rows()
 
@@ -701,7 +701,7 @@ class World:
 
     def mark_read(self, instance: int, user: str, newest: int) -> None:
         id = self._row(user, newest)
-        self._ask(instance, lambda inbox: inbox.mark_read(user, id, "sim"))
+        self._ask(instance, lambda inbox: inbox.mark(user, id, "read", "sim"))
 
     def delete(self, instance: int, user: str, newest: int) -> None:
         id = self._row(user, newest)

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from nx_signal.activities import processor
 from nx_signal.activities.explain import Explain
 from nx_signal.activities.message import decode
-from nx_signal.activities.outcome import NOBODY
+from nx_signal.activities.outcome import NO_RECIPIENTS
 from nx_signal.activities.portions import Portions
 from nx_signal.activities.preview import Preview
 from nx_signal.adapters.sqlite.memory import MemoryDatabase
@@ -114,7 +114,7 @@ async def test_the_excluded_actor_gets_nothing_and_does_not_stand_in_for_an_empt
         assert await line.recipients() == expected
         trace = await trace_of(line)
         assert (trace.outcome, trace.recipients) == ("stored", len(expected))
-        assert (trace.reason == NOBODY) is (not expected)
+        assert (trace.reason == NO_RECIPIENTS) is (not expected)
         assert line.acked == [(0, 0)] and not await line.dead_letters()
 
 
@@ -313,5 +313,5 @@ async def test_explain_states_why_someone_is_not_in_an_audience(autojump_clock: 
 async def test_explain_states_that_nobody_was_left(autojump_clock: MockClock) -> None:
     async with running() as line:
         await line.process(message(recipientScope="users", excludeActor=True, eventId="e"))
-        assert NOBODY in await why(line.database, "zoe")
+        assert NO_RECIPIENTS in await why(line.database, "zoe")
         assert "it is the actor" in await why(line.database, "actor")

@@ -120,7 +120,7 @@ async def test_a_read_row_stays_read(autojump_clock: MockClock) -> None:
     async with running() as line:
         await give(line, original(), 0)
         (row,) = await line.inbox("ann")
-        await line.database.inbox.mark_read("ann", row.id, None)
+        await line.database.inbox.mark("ann", row.id, "read", None)
         await give(line, update(), 1)
         (row,) = await line.inbox("ann")
         assert row.is_read and row.data == {"payment": {"amount": 7}}

@@ -54,7 +54,7 @@ def office() -> Office:
 
 async def test_reading_a_notification_is_announced_with_its_origin(office: Office) -> None:
     (id,) = await office.give(draft("u1", "a1"))
-    row = await office.inbox.mark_read("u1", id, "client-1")
+    row = await office.inbox.mark("u1", id, "read", "client-1")
     assert row
     assert row.is_read
     (change,) = office.announced
@@ -64,8 +64,8 @@ async def test_reading_a_notification_is_announced_with_its_origin(office: Offic
 
 async def test_reading_it_again_announces_nothing(office: Office) -> None:
     (id,) = await office.give(draft("u1", "a1"))
-    first = await office.inbox.mark_read("u1", id)
-    again = await office.inbox.mark_read("u1", id)
+    first = await office.inbox.mark("u1", id, "read")
+    again = await office.inbox.mark("u1", id, "read")
     assert first == again
     assert len(office.announced) == 1
 
@@ -90,7 +90,7 @@ async def test_deleting_is_announced(office: Office) -> None:
 async def test_another_users_row_is_treated_as_missing(office: Office) -> None:
     (id,) = await office.give(draft("u1", "a1"))
     assert await office.inbox.get("u2", id) is None
-    assert await office.inbox.mark_read("u2", id) is None
+    assert await office.inbox.mark("u2", id, "read") is None
     assert not await office.inbox.delete("u2", id)
     assert (await office.inbox.page("u2", InboxFilter(), 10)).rows == ()
     assert (await office.inbox.count("u2", InboxFilter()))[0] == 0
@@ -104,7 +104,7 @@ async def test_nothing_is_announced_that_was_not_stored(office: Office) -> None:
     (id,) = await office.give(draft("u1", "a1"))
     office.database.driver.delay = trio.sleep_forever
     with trio.move_on_after(0):
-        await office.inbox.mark_read("u1", id)
+        await office.inbox.mark("u1", id, "read")
     office.database.driver.delay = None
     assert office.announced == []
     row = await office.inbox.get("u1", id)

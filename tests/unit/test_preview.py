@@ -106,7 +106,7 @@ async def test_each_recipient_is_shown_with_the_language_and_where_it_is_set(pre
             {"actor"},
         ),
         ({"organizerId": "o9"}, "actor", "The actor, because organizer o9 has no members.", {"actor"}),
-        ({"recipientScope": "users"}, "actor", "The actor, because recipientIds names nobody.", {"actor"}),
+        ({"recipientScope": "users"}, "actor", "The actor, because recipientIds is empty.", {"actor"}),
     ],
 )
 async def test_the_reason_for_the_recipients_follows_from_the_rule(

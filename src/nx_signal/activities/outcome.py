@@ -13,7 +13,7 @@ from nx_signal.errors import MessageRejected, StoreRejected
 from nx_signal.model import Activity, Correction, DeadLetter, Outcome, Record, Rule, Trace
 from nx_signal.model.timestamps import format_timestamp
 
-NOBODY = "The actor gets nothing of it (excludeActor), and its scope has no other recipients."
+NO_RECIPIENTS = "The actor gets nothing of it (excludeActor), and its scope has no other recipients."
 
 log = structlog.get_logger()
 
@@ -84,9 +84,9 @@ def set_aside(record: Record, reason: str) -> ProcessedRecord:
     return ProcessedRecord(record, Trace(position, position, None, None, None, 0, "dead_letter", reason))
 
 
-def nobody(record: Record, activity: Activity) -> ProcessedRecord:
-    """Of an activity that is for nobody."""
-    return handled(record, activity, activity.scope, 0, "stored", NOBODY)
+def without_recipients(record: Record, activity: Activity) -> ProcessedRecord:
+    """Of an activity whose one recipient is left out."""
+    return handled(record, activity, activity.scope, 0, "stored", NO_RECIPIENTS)
 
 
 def handled(

@@ -162,9 +162,9 @@ def reason_of_actor(scope: Scope, organizer: str, merchant: str | None) -> str:
         case "merchant":
             return "the message names no merchant"
         case "audience":
-            return "nobody is in the audience"
+            return "the audience has no members"
         case _:
-            return "recipientIds names nobody"
+            return "recipientIds is empty"
 
 
 def described(reach: Reach) -> str:

@@ -23,7 +23,7 @@ from nx_signal.activities.drafts import (
 )
 from nx_signal.activities.identity import depends_on, settled
 from nx_signal.activities.limits import stored_bytes
-from nx_signal.activities.outcome import ProcessedRecord, expired, failed, nobody, opened, written
+from nx_signal.activities.outcome import ProcessedRecord, expired, failed, opened, without_recipients, written
 from nx_signal.activities.portions import Portions
 from nx_signal.activities.progress import ALONE_ROWS, Progress, pause_s
 from nx_signal.activities.recipients import (
@@ -133,7 +133,7 @@ class ActivityProcessor:
         asked = await find_recipients(self._directory, list(activities.values()), most)
         found = dict(zip(activities, asked, strict=True))
         for index in [index for index, each in found.items() if not each.users]:
-            outcomes[index] = nobody(records[index], found.pop(index).activity)
+            outcomes[index] = without_recipients(records[index], found.pop(index).activity)
         few = {index: each for index, each in found.items() if len(each.users) < most}
         resolved = dict(zip(few, await resolve(self._directory, list(few.values())), strict=True))
         fitting = self._fitting(records, outcomes, resolved)
@@ -193,7 +193,7 @@ class ActivityProcessor:
                 return failed(record, error, activity, portion.rule, progress.done)
         rule, many = progress.rule, progress.done
         if not many:
-            return (expired if self._has_expired(activity) else nobody)(record, activity)
+            return (expired if self._has_expired(activity) else without_recipients)(record, activity)
         superseded = await self._superseded([] if progress.rows else [activity])
         return written(record, activity, rule, many, rows=progress.rows, superseded=bool(superseded))
 

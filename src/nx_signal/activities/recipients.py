@@ -89,7 +89,7 @@ def recipients_of(
 
 def given(activity: Activity, named: Sequence[str]) -> tuple[Rule, Sequence[str]]:
     """The rule that gave the recipients, and these, of those that the scope names. An empty scope gives the
-    actor; with `exclude_actor` nobody."""
+    actor; with `exclude_actor` there is no recipient."""
     if activity.exclude_actor:
         return activity.scope, [user for user in named if user != activity.actor_id]
     return (activity.scope, named) if named else ("actor", (activity.actor_id,))

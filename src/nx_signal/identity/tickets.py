@@ -55,7 +55,7 @@ class Tickets:
         """The principal of the token that the ticket was made with. Raises TokenRejected, with the same
         sentence whatever the reason, or StoreUnavailable. A ticket that was given is gone either way.
 
-        It is found by its hash, so how long that takes tells nothing of a ticket."""
+        It is found by its hash, so the time that takes reveals nothing of a ticket."""
         await trio.lowlevel.checkpoint()
         well_formed = _TICKET.fullmatch(text) is not None
         principal = await self._store.use(_hash(text), purpose) if well_formed else None

@@ -41,12 +41,9 @@ class Inbox:
         """What these notifications of the user were rendered from, for activities/again.py."""
         return await self._store.rendered_from(user_id, ids)
 
-    async def mark_read(self, user_id: str, id: int, origin: str | None = None) -> Notification | None:
-        """None as for `get`. Idempotent: the first read_at stays. `origin`: the client that made the call."""
-        return await self.mark(user_id, id, "read", origin)
-
     async def mark(self, user_id: str, id: int, mark: Mark, origin: str | None = None) -> Notification | None:
-        """The notification after it; None as for `get`. Idempotent."""
+        """The notification after it; None as for `get`. Idempotent: the first read_at stays. `origin`: the
+        client that made the call."""
         result = await self._store.mark(user_id, id, mark, origin)
         if result is None:
             return None

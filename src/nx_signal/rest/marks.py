@@ -164,8 +164,8 @@ def mark_routes(authorizer: Authorizer, inbox: Inbox) -> Blueprint:
         example=Example(body={"upToRev": 1}, answer={**_MARKED, "unread": 1}),
     )
     async def mark_all_seen(call: Call[None, UpTo]) -> Marked:
-        """What a bell does when it opens, at the same cost whatever the inbox holds. `updated`: how many
-        unread ones became seen. `upToRev` and `history` as for reading all."""
+        """What a bell does when it opens. No row is written, however many become seen. `updated`: how many
+        unread ones did. `upToRev` and `history` as for reading all."""
         body = call.body
         return Marked(
             *_counts(*await inbox.mark_all_seen(call.user_id, body.up_to_rev, _origin(), body.history))

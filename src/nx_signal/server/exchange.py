@@ -69,8 +69,8 @@ class Exchange:
 
     @property
     def head_for_taker(self) -> bytes:
-        """The head of the answer that the one who takes the connection over sends, and goes on after; empty
-        where nobody does. The close of the connection ends that answer."""
+        """The head of the answer that the taker of the connection sends, and goes on after; empty without a
+        taker. The close of the connection ends that answer."""
         response = self._response
         if response is None or not self._is_taken:
             return b""

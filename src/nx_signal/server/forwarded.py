@@ -38,7 +38,7 @@ def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: S
 
 
 def is_confidential(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network]) -> bool:
-    """Whether nobody else reads what the client and this server exchange: it came over TLS, as a trusted
+    """Whether no third party reads what the client and this server exchange: it came over TLS, as a trusted
     proxy or one on this machine states (X-Forwarded-Proto, or `proto` in Forwarded), or from this machine."""
     nearest = _address(peer)
     if nearest is None or not (nearest.is_loopback or _within(nearest, trusted)):

@@ -218,7 +218,7 @@ class Visit:
         return self._gate.begin(self, headers, probe=probe)
 
     def is_confidential(self, headers: Headers) -> bool:
-        """Of a request with these headers: whether nobody else reads it, nor its answer."""
+        """Of a request with these headers: whether no third party reads it, nor its answer."""
         return self._gate.is_confidential(self, headers)
 
     def end(self) -> None:

@@ -238,7 +238,7 @@ class _Connection:
         self._taker = taker
 
     def abandon(self) -> None:
-        """Nobody takes the connection over."""
+        """The connection is not handed over."""
         taker, self._taker = self._taker, None
         if taker is not None:
             taker.abandon()

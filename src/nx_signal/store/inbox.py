@@ -82,11 +82,6 @@ class InboxStore:
         row, change = await self._applied(recipient_id, marks.mark_one, recipient_id, id, mark, origin)
         return None if row is None else (row, change)
 
-    async def mark_read(
-        self, recipient_id: str, id: int, origin: str | None
-    ) -> tuple[Notification, Change | None] | None:
-        return await self.mark(recipient_id, id, "read", origin)
-
     async def mark_ids(
         self, recipient_id: str, ids: Sequence[int], mark: Mark, origin: str | None
     ) -> marks.MarkedIds:

@@ -1,5 +1,5 @@
-"""The outcome of each activity, for operators; and what tells an activity without an id from another one at
-its position (activities/identity.py)."""
+"""The outcome of each activity, for operators; and what distinguishes an activity without an id from
+another at its position (activities/identity.py)."""
 
 from __future__ import annotations
 
