@@ -241,6 +241,9 @@ class Reader:
         self.connections = 0
         self.connected = trio.Event()
 
+    def __str__(self) -> str:
+        return f"{type(self).__name__} of {self.user} at {self.instance.port}"
+
     async def run(self) -> None:
         while True:
             try:
