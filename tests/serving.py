@@ -239,10 +239,12 @@ class Reader:
         self.activities: list[str] = []
         self.arrived_s: list[float] = []
         self.connections = 0
+        self.resets = 0
         self.connected = trio.Event()
 
     def __str__(self) -> str:
-        return f"{type(self).__name__} of {self.user} at {self.instance.port}"
+        resets = f", with {self.resets} resets," if self.resets else ""
+        return f"{type(self).__name__} of {self.user} at {self.instance.port}{resets}"
 
     async def run(self) -> None:
         while True:
@@ -264,6 +266,8 @@ class Reader:
             self.arrived_s.append(time.monotonic())
         if event.endswith("/created"):
             self.activities.append(data["data"]["payment"]["subject"])
+        if event.endswith("/state"):
+            self.resets += data["reset"]
 
     async def wait_for(self, count: int) -> None:
         with trio.move_on_after(PATIENCE_S):
@@ -305,4 +309,5 @@ class PollReader(Reader):
                     continue
                 for change in answer.changes:
                     self.take(change.event, change.data)
+                self.resets += answer.reset
                 rev, history = answer.rev, answer.history

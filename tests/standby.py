@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from services import Postgres, psql
+
+OVER_WITHIN_S = 30.0
 
 
 class Standby(Postgres):
@@ -25,9 +28,17 @@ class Standby(Postgres):
         psql(self.url, "SELECT pg_promote(true, 30)")
 
 
+WRITING = "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
+
+
 def make_read_only(server: Postgres) -> None:
+    """Returns once the transactions that write already are over."""
     psql(server.url, "ALTER SYSTEM SET default_transaction_read_only = on")
     psql(server.url, "SELECT pg_reload_conf()")
+    deadline = time.monotonic() + OVER_WITHIN_S
+    while psql(server.url, WRITING) != "0":
+        assert time.monotonic() < deadline, "a transaction goes on writing"
+        time.sleep(0.05)
 
 
 def make_synchronous(primary: Postgres) -> None:

@@ -174,3 +174,20 @@ async def test_a_call_whose_pool_is_dropped_between_two_steps_of_the_driver_find
             await database.check()
         monkeypatch.undo()
         await database.check()
+
+
+async def test_a_connection_left_in_the_middle_of_an_operation_is_used_once_more_at_most(
+    migrated: str,
+) -> None:
+    async with open_postgres(migrated, now, POOL) as database:
+        await database.check()
+        pool: Any = cast(Any, database.driver)._pool
+        (holder,) = [holder for holder in pool._pool._holders if holder._con is not None]
+        protocol = holder._con._protocol
+        never_answered = protocol.query("SELECT pg_sleep(600)", 600)
+        never_answered.send(None)
+        with pytest.raises(StoreUnavailable, match="operation"):
+            await database.check()
+        for _ in range(3):
+            await database.check()
+        never_answered.close()

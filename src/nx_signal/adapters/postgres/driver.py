@@ -48,6 +48,10 @@ SINGLE_WRITE = ""
 ALONE = {SINGLE: "BEGIN READ ONLY", SINGLE_WRITE: WRITE}
 """A statement by itself behind a pooler, where settings last for a transaction."""
 
+OUT_OF_STEP = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""A connection that the driver left in the middle of an operation, as after a pause of the whole process,
+fails at each use. The pool would hand it out first, for ever: it was released last."""
+
 OF_RELEASES_BEFORE = ("schema_version", "schema_addition", "add_schema_version")
 QUERIES = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 
@@ -89,6 +93,10 @@ class PostgresPool:
                     raise
                 # `_drop`, between two steps of asyncpg's: it then uses what the connection no longer has.
                 raise asyncpg.InterfaceError("the connection was closed") from error
+            except OUT_OF_STEP as error:
+                if not isinstance(error, ValueError):  # of an argument, before anything is sent
+                    connection.terminate()
+                raise
             finally:
                 # Waits for a cancelled statement, rolls back what is open, and drops a connection that
                 # does not do so in time: either way there is nothing left to report.
