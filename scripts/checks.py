@@ -63,9 +63,7 @@ def parts(full: bool, pythons: Sequence[str]) -> Iterator[Part]:
     for folder in (*LONGEST_FIRST, *rest):
         budget_s = UNIT_BUDGET_S if folder == "unit" else None
         yield Part(folder, [[*run, "pytest", f"tests/{folder}", *chosen]], budget_s)
-        if (
-            folder == "acceptance"
-        ):  # which leaves a processor free, so that the budget is of the unit tests alone
+        if folder == "acceptance":  # not beside the unit tests, whose budget is theirs alone
             yield Part("types", [[*run, "mypy"]])
     if full:
         yield Part("audit", [[sys.executable, "scripts/audit"]])

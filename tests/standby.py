@@ -8,6 +8,7 @@ from pathlib import Path
 from services import Postgres, psql
 
 OVER_WITHIN_S = 30.0
+WRITING = "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
 
 
 class Standby(Postgres):
@@ -28,9 +29,6 @@ class Standby(Postgres):
         psql(self.url, "SELECT pg_promote(true, 30)")
 
 
-WRITING = "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
-
-
 def make_read_only(server: Postgres) -> None:
     """Returns once the transactions that write already are over."""
     psql(server.url, "ALTER SYSTEM SET default_transaction_read_only = on")
@@ -38,7 +36,7 @@ def make_read_only(server: Postgres) -> None:
     deadline = time.monotonic() + OVER_WITHIN_S
     while psql(server.url, WRITING) != "0":
         assert time.monotonic() < deadline, "a transaction goes on writing"
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks at what other sessions do
 
 
 def make_synchronous(primary: Postgres) -> None:

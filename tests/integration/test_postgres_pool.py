@@ -186,8 +186,10 @@ async def test_a_connection_left_in_the_middle_of_an_operation_is_used_once_more
         protocol = holder._con._protocol
         never_answered = protocol.query("SELECT pg_sleep(600)", 600)
         never_answered.send(None)
-        with pytest.raises(StoreUnavailable, match="operation"):
-            await database.check()
-        for _ in range(3):
-            await database.check()
-        never_answered.close()
+        try:
+            with pytest.raises(StoreUnavailable, match="operation"):
+                await database.check()
+            for _ in range(3):
+                await database.check()
+        finally:
+            never_answered.close()

@@ -95,7 +95,8 @@ class PostgresPool:
                 raise asyncpg.InterfaceError("the connection was closed") from error
             except OUT_OF_STEP as error:
                 if not isinstance(error, ValueError):  # of an argument, before anything is sent
-                    connection.terminate()
+                    with suppress(asyncpg.InterfaceError):  # closed already
+                        connection.terminate()
                 raise
             finally:
                 # Waits for a cancelled statement, rolls back what is open, and drops a connection that
